@@ -1,0 +1,198 @@
+# chatd: see `make help`. Everything that is built lands in build/; build/chatd is the program.
+#
+# Each variant (release, asan, tsan, fuzz) has its own objects in build/VARIANT/obj/, so switching costs nothing.
+# Set V=1 to see whole command lines.
+
+VERSION := 0.1.0
+ifneq ($(wildcard .git),)
+GIT_VERSION := $(shell git describe --always --dirty 2>/dev/null)
+VERSION := $(or $(GIT_VERSION),$(VERSION))
+endif
+
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+FUZZ_SECONDS ?= 60
+CLANG ?= clang
+PYTHON := build/venv/bin/python
+JOBS ?= $(shell nproc)
+Q := $(if $(V),,@)
+
+SRC := $(wildcard src/*/*.c)
+ASM := src/http/static_assets.S
+WEB := $(wildcard src/web/*)
+UNIT := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
+FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+
+# The unit tests worth a thread sanitizer: those that start threads, or whose module (by its name) does.
+THREADS := pthread_create|uv_thread_create|uv_queue_work
+threaded = $(shell grep -lE '$(THREADS)' tests/unit/$(1).c $(wildcard src/*/$(1:test_%=%)*.c) 2>/dev/null)
+TSAN_UNIT = $(foreach test,$(UNIT),$(if $(call threaded,$(test)),$(test)))
+
+# Only the files that name CHATD_VERSION are built again when it changes.
+VERSION_SRC := $(shell grep -ls CHATD_VERSION src/main.c $(SRC))
+
+# pkg-config may be installed by this very run: asked at first use, once.
+PACKAGES := libuv jansson sqlite3 nettle icu-uc
+once = $(eval $(1) := $(shell $(2)))$($(1))
+PKG_CFLAGS = $(call once,PKG_CFLAGS,pkg-config --cflags $(PACKAGES))
+PKG_LIBS = $(call once,PKG_LIBS,pkg-config --libs $(PACKAGES))
+LIBS = $(PKG_LIBS) -lwslay -lhttp_parser -lpthread
+
+# An empty value, so that a file that says `#define _GNU_SOURCE` itself says the same.
+BASE_CFLAGS = -std=gnu11 -D_GNU_SOURCE= -g -Wall -Wextra -Werror -Iinclude -Isrc $(PKG_CFLAGS)
+BASE_CPPFLAGS = -MMD -MP $(if $(filter $<,$(VERSION_SRC)),-DCHATD_VERSION='"$(VERSION)"') $(CPPFLAGS)
+
+CC_release = $(CC)
+CFLAGS_release := -O2 -flto=auto -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
+LDFLAGS_release := -pie -Wl,-z,relro,-z,now
+# Instrumented code confuses gcc's flow warnings; the release build is where they have to be clean.
+NOISE := -Wno-maybe-uninitialized -Wno-format-truncation -Wno-stringop-truncation
+CC_asan = $(CC)
+CFLAGS_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all $(NOISE)
+CC_tsan = $(CC)
+# The thread sanitizer does not follow fences; code that has one says why it is right.
+CFLAGS_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan $(NOISE)
+CC_fuzz = $(CLANG)
+# clang has warnings of its own that gcc does not know: shown, but no reason not to fuzz.
+CFLAGS_fuzz := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
+    -Wno-error
+
+say = $(if $(V),,@printf '%-5s %s\n' '$(1)' '$(2)')
+objects = $(patsubst %,build/$(1)/obj/%.o,$(basename $(2)))
+link = $(CC_$(1)) $(BASE_CFLAGS) $(CFLAGS_$(1)) $(CFLAGS) $(LDFLAGS_$(1)) $(LDFLAGS)
+
+.PHONY: all run test install asan tsan fuzz lint bench autobahn help clean FORCE
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: build/chatd ## (default) build/chatd
+
+run: build/chatd ## build, then run chatd on its built-in defaults (PORT=5000)
+	@echo "chatd $(VERSION): open http://localhost:$${PORT:-5000}/ in a browser, stop with Ctrl-C"
+	@exec build/chatd
+
+test: build/deps/test ## every test, skips are reported (PARTS="unit docs" runs only these)
+	@tests/support/run $(PARTS)
+
+install: build/chatd ## install below DESTDIR (PREFIX=/usr/local, SYSCONFDIR=/etc)
+	install -D -m 755 build/chatd $(DESTDIR)$(PREFIX)/bin/chatd
+	install -D -m 644 chat.conf.example $(DESTDIR)$(SYSCONFDIR)/chatd/chat.conf.example
+
+asan: build/asan/chatd $(UNIT:%=build/asan/%) $(FUZZ:fuzz_%=build/asan/replay_%) ## address + undefined sanitizer: build/asan/chatd, unit tests, corpus replay
+
+# gcc's thread sanitizer can't live with a highly randomised address space.
+tsan: build/tsan/chatd $(TSAN_UNIT:%=build/tsan/%) ## thread sanitizer: build/tsan/chatd, and run the unit tests with threads
+	@for test in $(TSAN_UNIT); do \
+	    echo "tsan  $$test"; \
+	    TSAN_OPTIONS=halt_on_error=1 setarch "$$(uname -m)" -R build/tsan/$$test || exit 1; \
+	done
+
+# What the fuzzer finds goes to build/fuzz/; what is worth keeping is moved to tests/fuzz/corpus/ by hand.
+fuzz: $(FUZZ:%=build/fuzz/%) ## libFuzzer on every tests/fuzz/fuzz_*.c (FUZZ_SECONDS=60 each)
+	@for name in $(FUZZ:fuzz_%=%); do \
+	    echo "fuzz  $$name for $(FUZZ_SECONDS) s"; \
+	    mkdir -p build/fuzz/corpus/$$name build/fuzz/crashes; \
+	    if ! build/fuzz/fuzz_$$name -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 \
+	        -artifact_prefix=build/fuzz/crashes/$$name- $$(find tests/fuzz/$$name.dict -printf '-dict=%p' 2>/dev/null) \
+	        build/fuzz/corpus/$$name tests/fuzz/corpus/$$name >build/fuzz/$$name.log 2>&1; then \
+	        tail -n 60 build/fuzz/$$name.log; exit 1; \
+	    fi; \
+	    tail -n 1 build/fuzz/$$name.log; \
+	done
+
+lint: build/deps/build build/deps/test build/deps/lint ## cppcheck, strict warnings, headers that compile alone
+	@CC='$(CC)' CFLAGS='-Iinclude -Isrc $(PKG_CFLAGS)' tests/support/lint
+
+bench: build/chatd build/floor build/chatload build/venv/.ready ## the figures of tests/bench against the floor server
+	$(PYTHON) tests/bench/bench.py
+
+autobahn: build/ws_echo build/deps/test ## the whole Autobahn suite against build/ws_echo
+	@python3 tests/support/autobahn/run.py --all
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+clean: ## remove build/
+	rm -rf build
+
+# What a target needs from the system is installed when it is first built, and again when the list changes.
+build/deps/%: tests/support/install
+	@tests/support/install $*
+	@mkdir -p $(@D) && touch $@
+
+build/deps/fuzz: tests/support/install
+	@tests/support/install clang clang-runtime
+	@mkdir -p $(@D) && touch $@
+
+build/venv/.ready: $(wildcard tests/requirements.txt) | build/deps/test
+	$(call say,VENV,build/venv)
+	$(Q)test -x $(PYTHON) || python3 -m venv build/venv
+	$(Q)$(PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(Q)touch $@
+
+# Files that change only when what they hold does.
+build/version: CONTENT = $(VERSION)
+build/sources: CONTENT = $(SRC)
+build/version build/sources: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CONTENT)' | cmp -s - $@ || echo '$(CONTENT)' >$@
+
+# One set of rules per variant. The archive lets a unit test put its own function in the place of a module's.
+define VARIANT_RULES
+build/$(1)/obj/%.o: %.c Makefile | build/deps/$(2)
+	$$(call say,CC,$$< ($(1)))
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC_$(1)) $$(BASE_CPPFLAGS) $$(BASE_CFLAGS) $$(CFLAGS_$(1)) $$(CFLAGS) -c -o $$@ $$<
+
+build/$(1)/obj/%.o: %.S $$(WEB) Makefile | build/deps/$(2)
+	$$(call say,AS,$$< ($(1)))
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC_$(1)) -Isrc -c -o $$@ $$<
+
+build/$(1)/libchatd.a: $$(call objects,$(1),$$(SRC) $$(ASM)) build/sources
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && ar rcs $$@ $$(filter %.o,$$^)
+
+build/$(1)/chatd: $$(call objects,$(1),src/main.c $$(SRC) $$(ASM)) build/sources
+	$$(call say,LINK,$$@)
+	$$(Q)$$(call link,$(1)) -o $$@ $$(filter %.o,$$^) $$(LIBS)
+
+build/$(1)/test_%: build/$(1)/obj/tests/unit/test_%.o build/$(1)/libchatd.a | build/deps/test
+	$$(call say,LINK,$$@)
+	$$(Q)$$(call link,$(1)) -o $$@ $$^ $$(LIBS) -lcmocka
+
+$$(call objects,$(1),$$(VERSION_SRC)): build/version
+build/$(1)/obj/tests/unit/%.o: | build/deps/test
+endef
+$(eval $(call VARIANT_RULES,release,build))
+$(eval $(call VARIANT_RULES,asan,build))
+$(eval $(call VARIANT_RULES,tsan,build))
+$(eval $(call VARIANT_RULES,fuzz,fuzz))
+
+build/deps/fuzz build/deps/test build/deps/lint: | build/deps/build
+
+build/chatd: build/release/chatd
+	$(Q)cp -f $< $@
+
+build/asan/replay_%: build/asan/obj/tests/fuzz/replay.o build/asan/obj/tests/fuzz/fuzz_%.o build/asan/libchatd.a
+	$(call say,LINK,$@)
+	$(Q)$(call link,asan) -o $@ $^ $(LIBS)
+
+build/fuzz/fuzz_%: build/fuzz/obj/tests/fuzz/fuzz_%.o build/fuzz/libchatd.a
+	$(call say,LINK,$@)
+	$(Q)$(call link,fuzz) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+# The echo server is base and net alone: it links only as long as net knows nothing of chat.
+build/ws_echo: $(call objects,release,tests/support/ws_echo.c $(wildcard src/base/*.c src/net/*.c)) build/sources
+	$(call say,LINK,$@)
+	$(Q)$(call link,release) -o $@ $(filter %.o,$^) $(LIBS)
+
+build/floor: $(call objects,release,loadtest/floor.c)
+	$(call say,LINK,$@)
+	$(Q)$(call link,release) -o $@ $^ -lnettle -lpthread
+
+build/chatload: $(call objects,release,$(wildcard loadtest/chatload*.c))
+	$(call say,LINK,$@)
+	$(Q)$(call link,release) -o $@ $^ -lnettle -lm -lpthread
+
+-include $(shell find build -name '*.d' 2>/dev/null)

@@ -1,0 +1,28 @@
+/* master.h - the parent of all workers: no loop, no client input, only signals.
+ *
+ * It holds what must outlive a worker: the lock on the data directory, the listeners (so what waits in an
+ * accept queue survives its worker), the shared mappings, the PID file. Workers are forked with a listener
+ * each, and forked again when they die: at once the first time, then after 100, 200, 400 ... at most 2,000 ms
+ * while deaths stay quick.
+ *
+ *   SIGTERM, SIGINT  drain: workers send their clients away; what is left after drain_timeout + 3 s is
+ *                    killed. A second one ends at once.
+ *   SIGHUP           reads the settings again, starts new workers on the same listeners, and drains the old
+ *                    ones once the new ones serve. Wrong settings, or new workers that don't come up, change
+ *                    nothing.
+ *   SIGUSR1          opens log files again, here and in the workers.
+ *   SIGUSR2          kept for the live upgrade; until then it says that there is none.
+ *
+ * Under systemd (Type=notify): READY, RELOADING, STOPPING, STATUS, and WATCHDOG while the workers' loops
+ * turn. */
+#ifndef CHATD_MASTER_H
+#define CHATD_MASTER_H
+
+#include "chatd/config.h"
+
+/* Runs chatd to its end. `config` comes from config_load and is changed by reloads. Returns the exit code: 0
+ * after a drain, 1 when it could not start or was told twice to stop. The process must have no other threads.
+ */
+int master_run(struct config *config);
+
+#endif

@@ -1,0 +1,29 @@
+/* message.h - one chat message on its way from publisher to bus, members and store. An open value; pointers are
+ * borrowed for the call they are given to. */
+#ifndef CHATD_MESSAGE_H
+#define CHATD_MESSAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MESSAGE_UID_SIZE = 16, MESSAGE_ROOM_MAX = 128, MESSAGE_USER_MAX = 64, MESSAGE_KEY_MAX = 128 };
+
+/* A counted string; not NUL-terminated. */
+struct text {
+    const char *data;
+    size_t length;
+};
+
+struct message {
+    struct text room;
+    struct text user;
+    struct text key; /* length 0: none */
+    uint8_t uid[MESSAGE_UID_SIZE];
+    uint64_t seq;
+    uint64_t previous; /* the room's number before this one, 0 for the first since it was opened */
+    int64_t time_ms;
+    struct text event;  /* the final bytes of the event */
+    uint64_t position;  /* where the bus keeps it: opaque to everybody but bus and store */
+};
+
+#endif

@@ -1,0 +1,96 @@
+/* store.h - keeps messages for good, and finds them again.
+ *
+ * Behind this interface: store_sqlite (one writer per host that follows bus_log) and, later, MongoDB. Chat
+ * code can't tell which. Loop thread only; one store per worker. Every answer comes through a callback from
+ * the loop, later, never before the call returns; exactly once, also when the store closes (STORE_FAILED). No
+ * call blocks the loop: threads of the store's own do the reading and writing. Requests wait in a bounded
+ * queue: STORE_BUSY when it is full. */
+#ifndef CHATD_STORE_H
+#define CHATD_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "chatd/message.h"
+#include "chatd/page.h"
+
+struct store;
+
+enum store_status {
+    STORE_OK,
+    STORE_NONE,   /* nothing under that key */
+    STORE_BUSY,   /* too many requests wait: answer overloaded */
+    STORE_FAILED, /* the store can't be read or written now: answer unavailable */
+};
+
+typedef void store_on_number(void *arg, enum store_status status, uint64_t seq);
+
+/* `more` is true when the room has older messages in the asked range than the page holds. */
+typedef void store_on_page(void *arg, enum store_status status, const struct page *page, bool more);
+
+/* Rooms as `names[i]` with the highest number `highest[i]`, latest activity first. */
+typedef void store_on_rooms(void *arg, enum store_status status, const struct text *names,
+                            const uint64_t *highest, uint32_t count);
+
+struct store_health {
+    bool ok;
+    int64_t since_ms;      /* Unix time of the last change between ok and not */
+    uint64_t queued_bytes; /* what waits to be committed, on this host */
+    char error[200];       /* why not ok; empty while ok */
+};
+
+struct store_ops {
+    void (*commit)(struct store *store, const struct message *message, store_on_number *done, void *arg);
+    void (*highest)(struct store *store, struct text room, store_on_number *done, void *arg);
+    void (*find)(struct store *store, struct text room, struct text user, struct text key,
+                 store_on_number *done, void *arg);
+    void (*page)(struct store *store, struct text room, uint64_t above, uint64_t upto, uint32_t limit,
+                 store_on_page *done, void *arg);
+    void (*rooms)(struct store *store, uint32_t limit, store_on_rooms *done, void *arg);
+    void (*health)(struct store *store, struct store_health *health);
+};
+
+struct store {
+    const struct store_ops *ops;
+};
+
+/* Calls back once the message that the bus published is stored; `seq` is the number it stands under in
+ * history for good (another than the message's when its key was stored before). STORE_FAILED: it is not known
+ * to be stored; the client sends it again. */
+static inline void store_commit(struct store *store, const struct message *message, store_on_number *done,
+                                void *arg)
+{
+    store->ops->commit(store, message, done, arg);
+}
+
+/* The room's highest number, 0 when the store has none. */
+static inline void store_highest(struct store *store, struct text room, store_on_number *done, void *arg)
+{
+    store->ops->highest(store, room, done, arg);
+}
+
+/* The number of the message with that key: STORE_OK or STORE_NONE. */
+static inline void store_find(struct store *store, struct text room, struct text user, struct text key,
+                              store_on_number *done, void *arg)
+{
+    store->ops->find(store, room, user, key, done, arg);
+}
+
+/* The newest `limit` messages of (above, upto], ascending. */
+static inline void store_page(struct store *store, struct text room, uint64_t above, uint64_t upto,
+                              uint32_t limit, store_on_page *done, void *arg)
+{
+    store->ops->page(store, room, above, upto, limit, done, arg);
+}
+
+static inline void store_rooms(struct store *store, uint32_t limit, store_on_rooms *done, void *arg)
+{
+    store->ops->rooms(store, limit, done, arg);
+}
+
+static inline void store_health(struct store *store, struct store_health *health)
+{
+    store->ops->health(store, health);
+}
+
+#endif

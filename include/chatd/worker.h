@@ -1,0 +1,45 @@
+/* worker.h - one worker process: everything that serves clients, put together.
+ *
+ * The master forks one child per listener and calls worker_run in it. Loops, threads and database handles are
+ * made inside worker_run: nothing but plain memory, shared mappings and the listener comes over the fork. */
+#ifndef CHATD_WORKER_H
+#define CHATD_WORKER_H
+
+#include "chatd/config.h"
+#include "chatd/limit.h"
+#include "chatd/metrics.h"
+#include "chatd/ring.h"
+#include "chatd/token.h"
+
+/* Exit code of a worker that can't start and would not the next time either (store can't be opened, listener
+ * unusable). In the very first start it stops the whole chatd; later it is an exit like any other. */
+enum { WORKER_EXIT_UNUSABLE = 78, WORKER_ERROR_MAX = 512 };
+
+/* What all workers of a host share besides counters: made once by the master, before the first fork. */
+struct worker_shared {
+    struct ring *ring;
+    uint8_t session_key[TOKEN_KEY_SIZE];
+};
+
+/* Makes the store ready, finds or makes the ring, reads the session key. config->data_dir exists and is locked by the
+ * caller. Negative errno with the reason in `error`. */
+int worker_prepare(const struct config *config, struct worker_shared *shared, char error[WORKER_ERROR_MAX])
+    __attribute__((warn_unused_result));
+
+struct worker_args {
+    const struct config *config; /* this process's copy */
+    struct metrics *metrics;
+    struct limit *limit;
+    const struct worker_shared *shared;
+    int worker;           /* its number: metrics slot; below METRICS_WORKERS_MAX, unique among live workers */
+    int listener;         /* listening socket; stays the master's as well */
+    const char *data_dir; /* exists, is locked by the master */
+};
+
+/* Runs to its end in the forked child and returns its exit code. What the master expects of it:
+ * metrics_enter(args->worker) first, `ready` set to 1 in the slot once it serves, `beat_ms` kept fresh;
+ * SIGTERM drains (clients get `reconnect`, then 1001; exit 0), SIGUSR1 calls log_reopen, SIGINT and SIGHUP
+ * are ignored. */
+int worker_run(const struct worker_args *args);
+
+#endif

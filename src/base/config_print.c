@@ -1,0 +1,93 @@
+/* config_print.c - the settings on paper: as they are (-t), and as an example to start from. */
+#include <string.h>
+
+#include "config_row.h"
+
+/* What an unset value comes to on this machine, for the comment. */
+static void print_resolved(const struct config *config, enum config_index index, FILE *out)
+{
+    if (index == CONFIG_INDEX_workers && config->workers_auto)
+        fprintf(out, ", %lld here", (long long)config->workers);
+    if (index == CONFIG_INDEX_data_dir && config->data_dir_default)
+        fprintf(out, ", %s here", config->data_dir);
+}
+
+static void print_origin(const struct config *config, enum config_index index, FILE *out)
+{
+    if (config->origin[index] == 0)
+        fputs("default", out);
+    else if (config->origin[index] == 1)
+        fprintf(out, "environment %s", config_rows[index].env);
+    else
+        fprintf(out, "%s:%d", config->file, config->origin[index] - 1);
+}
+
+static void print_setting(const struct config *config, enum config_index index, FILE *out)
+{
+    char value[CONFIG_VALUE_MAX];
+
+    config_value_format(config, index, value);
+    fprintf(out, "%s =%s%s", config_rows[index].key, value[0] != '\0' ? " " : "", value);
+}
+
+void config_print(const struct config *config, FILE *out)
+{
+    struct config given = *config;
+
+    if (given.workers_auto)
+        given.workers = 0;
+    if (given.data_dir_default)
+        given.data_dir[0] = '\0';
+    for (int i = 0; i < CONFIG_COUNT; i++) {
+        print_setting(&given, i, out);
+        fputs("  # ", out);
+        print_origin(config, i, out);
+        print_resolved(config, i, out);
+        fputc('\n', out);
+    }
+}
+
+/* The table again, with its headings. */
+static const struct {
+    const char *heading; /* NULL for a setting */
+    int index;
+} items[] = {
+#define CONFIG_GROUP(heading) {heading, 0},
+#define CONFIG(type, name, env, def, min, max, reload, help) {NULL, CONFIG_INDEX_##name},
+#include "chatd/config.def"
+#undef CONFIG
+};
+
+static void print_example_setting(const struct config *defaults, int index, FILE *out)
+{
+    const struct config_row *row = &config_rows[index];
+    char allowed[CONFIG_ALLOWED_MAX];
+
+    config_value_allowed(index, allowed);
+    fprintf(out, "\n# %s\n", row->help);
+    fprintf(out, "# %s; environment %s%s\n", allowed, row->env, row->reload ? "" : "; needs a restart");
+    print_setting(defaults, index, out);
+    fputc('\n', out);
+}
+
+void config_print_example(FILE *out)
+{
+    struct config defaults;
+
+    config_defaults(&defaults);
+    fputs("# chat.conf - every setting of chatd, with the value it has when nobody says otherwise.\n"
+          "#\n"
+          "#   chatd -c chat.conf       runs with this file\n"
+          "#   chatd -t -c chat.conf    checks it, prints every setting and where it came from\n"
+          "#\n"
+          "# One `key = value` a line. # starts a comment, at the start of a line or after a space. A value\n"
+          "# may stand in double quotes. The environment variable named at a setting wins over this file.\n"
+          "# A changed file is taken over by `kill -HUP` of the master; what needs a restart says so.\n",
+          out);
+    for (size_t i = 0; i < sizeof(items) / sizeof(items[0]); i++) {
+        if (items[i].heading != NULL)
+            fprintf(out, "\n\n## %s\n", items[i].heading);
+        else
+            print_example_setting(&defaults, items[i].index, out);
+    }
+}

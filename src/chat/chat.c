@@ -1,0 +1,71 @@
+/* chat.c - the chat of one worker: made, connected, ticked; and where the bus's calls are handed to rooms. */
+#include <stdlib.h>
+
+#include "chatd/clock.h"
+#include "core.h"
+
+static void on_record(void *arg, const struct message *message)
+{
+    struct room *room = room_find(arg, message->room);
+
+    if (room)
+        room_record(room, message);
+}
+
+static void on_event(void *arg, struct text name, struct text user, struct text event)
+{
+    struct room *room = room_find(arg, name);
+
+    if (room)
+        room_tell(room, event, user);
+}
+
+static void on_lost(void *arg)
+{
+    struct chat *chat = arg;
+    struct room *room, *next;
+
+    HASH_ITER(hh, chat->rooms, room, next)
+        room_catch_up(room);
+}
+
+static void on_gone(void *arg, struct text room, struct text user, uint32_t members)
+{
+    presence_changed(arg, room, user, false, members);
+}
+
+struct bus_handler chat_bus_handler(struct chat *chat)
+{
+    return (struct bus_handler){chat, on_record, on_event, on_lost, on_gone};
+}
+
+struct chat *chat_new(const struct config *config, struct limit *limit, const uint8_t *session_key)
+{
+    struct chat *chat = calloc(1, sizeof *chat);
+
+    if (!chat)
+        abort();
+    chat->config = config;
+    chat->limit = limit;
+    chat->session_key = session_key;
+    chat->now_ms = clock_monotonic_ms();
+    return chat;
+}
+
+void chat_connect(struct chat *chat, struct bus *bus, struct store *store)
+{
+    chat->bus = bus;
+    chat->store = store;
+}
+
+void chat_free(struct chat *chat)
+{
+    buf_deinit(&chat->scratch);
+    free(chat);
+}
+
+void chat_tick(struct chat *chat)
+{
+    chat->now_ms = clock_monotonic_ms();
+    presence_tick(chat);
+}

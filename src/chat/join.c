@@ -1,0 +1,252 @@
+/* join.c - the way into a room, in steps that may each wait: room open here -> counted by the bus -> what was missed is
+ * looked up -> `joined`, and live from the next number on.
+ *
+ * Nothing is buffered for a connection while a slow look-up runs: it remembers up to which number it has, and when the look-up is
+ * there looks for what came since (rule 7). A join of a room one is in already goes the same way, without being counted again. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "chatd/replay.h"
+#include "core.h"
+
+enum join_mode { JOIN_PLAIN, JOIN_SINCE, JOIN_RECENT };
+
+struct join {
+    struct pending pending;
+    struct member *member; /* NULL once cancelled */
+    struct room *room;     /* held */
+    struct join *next;     /* waits for the room to open */
+    enum join_mode mode;
+    bool again;       /* the member was in the room before */
+    bool capped;      /* `limit` is ours, not what the client asked for */
+    bool incomplete;  /* older ones are missing from the page */
+    uint32_t limit;
+    uint32_t members;
+    uint64_t above;   /* numbers up to here are in the page, or were not asked for */
+    uint64_t upto;    /* of the look-up under way */
+    struct page page;
+    size_t user_length;
+    char user[MESSAGE_USER_MAX]; /* the session may be gone when the bus has counted it */
+};
+
+static void step_enter(struct join *join);
+static void step_replay(struct join *join);
+
+static void join_free(struct join *join)
+{
+    if (join->member)
+        join->member->join = NULL;
+    pending_end(&join->pending);
+    page_deinit(&join->page);
+    room_release(join->room);
+    free(join);
+}
+
+/* The steps that are under way find no member and end. One that waits for the room is found there. It keeps its place
+ * among the pendings until then. */
+void join_cancel(struct join *join)
+{
+    if (join->pending.session)
+        session_retry(join->pending.session, pending_id(&join->pending), "not_joined",
+                      "the room was left before the join was through", 0);
+    join->member->join = NULL;
+    join->member = NULL;
+}
+
+/* Who was in the room stays in it: the next number shows the client what it missed meanwhile. */
+static void fail(struct join *join, enum store_status status)
+{
+    struct member *member = join->member;
+    bool again = join->again;
+
+    if (member)
+        pending_fail(&join->pending, status);
+    join_free(join);
+    if (member && again)
+        member_live(member);
+    else if (member)
+        member_free(member);
+}
+
+/* An empty send queue takes an answer of any size; behind others the newest messages that fit in half of it, and the client
+ * pages back. */
+static uint32_t first_that_fits(struct join *join)
+{
+    size_t space = conn_queued(join->pending.session->conn) == 0
+                       ? SIZE_MAX
+                       : (size_t)join->room->chat->config->send_queue_bytes / 2;
+    uint32_t first = join->page.count, oldest = join->page.count > join->limit ? join->page.count - join->limit : 0;
+
+    while (first > oldest && join->page.entries[first - 1].length + 1 <= space) {
+        first--;
+        space -= join->page.entries[first].length + 1;
+    }
+    if (first > oldest || (first > 0 && join->capped))
+        join->incomplete = true;
+    return first;
+}
+
+static void finish(struct join *join)
+{
+    struct session *session = join->pending.session;
+    struct buf *out = &session->chat->scratch;
+    uint32_t first = first_that_fits(join);
+
+    if (join->pending.id) {
+        out->length = 0;
+        proto_begin(out, "joined", pending_id(&join->pending));
+        proto_member(out, "room", room_name(join->room));
+        proto_number(out, "seq", join->room->delivered);
+        proto_number(out, "members", join->members);
+        buf_add_literal(out, ",\"messages\":[");
+        for (uint32_t i = first; i < join->page.count; i++) {
+            if (i > first)
+                buf_add_literal(out, ",");
+            buf_add(out, join->page.bytes.data + join->page.entries[i].offset, join->page.entries[i].length);
+        }
+        buf_add_string(out, join->incomplete ? "],\"complete\":false}" : "],\"complete\":true}");
+        session_answer(session, out);
+    }
+    member_live(join->member);
+    join_free(join);
+}
+
+static void on_replayed(void *arg, enum store_status status, const struct page *page, bool more)
+{
+    struct join *join = arg;
+
+    if (!join->member) {
+        join_free(join);
+        return;
+    }
+    if (status != STORE_OK) {
+        fail(join, status);
+        return;
+    }
+    page_append(&join->page, page);
+    /* `recent` asks for no more than so many: that there are older ones is no news. */
+    if (more && join->capped)
+        join->incomplete = true;
+    join->above = join->upto;
+    step_replay(join);
+}
+
+/* Until the page reaches what members here have been given; with `recent` the first look-up starts from nothing. */
+static void step_replay(struct join *join)
+{
+    if (join->mode == JOIN_PLAIN || join->above >= join->room->delivered) {
+        finish(join);
+        return;
+    }
+    join->upto = join->room->delivered;
+    replay_start(join->room->chat->bus, join->room->chat->store, room_name(join->room), join->above, join->upto,
+                 join->limit, on_replayed, join);
+}
+
+static void on_entered(void *arg, enum bus_status status, uint32_t members, bool changed)
+{
+    struct join *join = arg;
+    struct room *room = join->room;
+
+    if (status != BUS_OK) {
+        fail(join, STORE_BUSY);
+        return;
+    }
+    if (!join->member) {
+        bus_leave(room->chat->bus, room_name(room), (struct text){join->user, join->user_length});
+        join_free(join);
+        return;
+    }
+    join->member->entered = true;
+    join->members = members;
+    if (changed)
+        presence_changed(room->chat, room_name(room), session_user(join->pending.session), true, members);
+    step_replay(join);
+}
+
+static void step_enter(struct join *join)
+{
+    struct chat *chat = join->room->chat;
+
+    if (join->member->entered) {
+        join->members = bus_count(chat->bus, room_name(join->room));
+        step_replay(join);
+        return;
+    }
+    join->user_length = join->pending.session->user_length;
+    memcpy(join->user, join->pending.session->user, join->user_length);
+    bus_enter(chat->bus, room_name(join->room), (struct text){join->user, join->user_length}, on_entered, join);
+}
+
+void join_room_open(struct room *room)
+{
+    while (room->waiting) {
+        struct join *join = room->waiting;
+
+        room->waiting = join->next;
+        if (join->member)
+            step_enter(join);
+        else
+            join_free(join);
+    }
+}
+
+void join_room_failed(struct room *room, enum store_status status)
+{
+    while (room->waiting) {
+        struct join *join = room->waiting;
+
+        room->waiting = join->next;
+        fail(join, status);
+    }
+}
+
+static void set_range(struct join *join, const struct command *command, uint32_t most)
+{
+    join->mode = command->has_since ? JOIN_SINCE : command->has_recent ? JOIN_RECENT : JOIN_PLAIN;
+    join->capped = !command->has_recent || command->recent > most;
+    join->limit = join->capped ? most : (uint32_t)command->recent;
+    join->above = command->has_since ? command->since : 0;
+    if (join->limit == 0)
+        join->mode = JOIN_PLAIN;
+}
+
+void join_command(struct session *session, const struct command *command)
+{
+    const struct config *config = session->chat->config;
+    struct room *room = room_find(session->chat, command->room);
+    struct member *member = room ? member_find(session, room) : NULL;
+    struct join *join;
+
+    if (member && member->join) {
+        session_refuse(session, command->id, "bad_request", "a join of this room is under way");
+        return;
+    }
+    if (!member && config->max_rooms_per_connection > 0 && session->member_count >= config->max_rooms_per_connection) {
+        session_refuse(session, command->id, "forbidden", "this connection is in as many rooms as it may be");
+        return;
+    }
+    join = calloc(1, sizeof *join);
+    if (!join)
+        abort();
+    if (!pending_start(&join->pending, session, command->id)) {
+        free(join);
+        return;
+    }
+    room = room_hold(session->chat, command->room); /* the join's hold */
+    join->again = member != NULL;
+    if (member)
+        member_suspend(member);
+    else
+        member = member_new(session, room_hold(session->chat, command->room)); /* the member's hold */
+    member->join = join;
+    join->member = member;
+    join->room = room;
+    set_range(join, command, (uint32_t)config->join_limit);
+    if (room->state == ROOM_LIVE)
+        step_enter(join);
+    else {
+        join->next = room->waiting;
+        room->waiting = join;
+    }
+}

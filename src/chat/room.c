@@ -1,0 +1,334 @@
+/* room.c - rooms with members on this worker, and fan-out.
+ *
+ * What a room gets in one loop turn is put into ONE frame (`turn`), message after message, and at the end of the turn each
+ * member's queue gets one reference to it: per member and turn a pointer, per member and message nothing. Whoever joins or
+ * leaves in the middle of a turn seals first, so that exactly the right members get the bytes so far.
+ *
+ * Numbers rise: a record that isn't `delivered` + 1 by its `previous` makes the room catch up from window and store before
+ * anything newer is delivered (rule 3). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "chatd/log.h"
+#include "chatd/replay.h"
+#include "core.h"
+
+enum {
+    TURN_BYTES = 1024,         /* a turn frame's first capacity; it doubles */
+    TURN_BYTES_MAX = 64 * 1024, /* then it is sealed: a slow reader holds no more than it has not read */
+    CATCH_UP_MAX = 10000,      /* more missing than this and members come back with `since` themselves */
+};
+
+struct text room_name(const struct room *room)
+{
+    return (struct text){room->name, room->name_length};
+}
+
+struct room *room_find(struct chat *chat, struct text name)
+{
+    struct room *room = NULL;
+
+    HASH_FIND(hh, chat->rooms, name.data, name.length, room);
+    return room;
+}
+
+static void on_subscribed(void *arg, enum bus_status status, uint64_t seq);
+
+static void on_opened(void *arg, enum bus_status status)
+{
+    struct room *room = arg;
+
+    if (status == BUS_OK)
+        bus_subscribe(room->chat->bus, room_name(room), on_subscribed, room);
+    else {
+        join_room_failed(room, STORE_BUSY);
+        room_release(room);
+    }
+}
+
+static void on_highest(void *arg, enum store_status status, uint64_t highest)
+{
+    struct room *room = arg;
+
+    if (status == STORE_OK || status == STORE_NONE)
+        bus_open(room->chat->bus, room_name(room), status == STORE_OK ? highest : 0, on_opened, room);
+    else {
+        join_room_failed(room, status);
+        room_release(room);
+    }
+}
+
+static void on_subscribed(void *arg, enum bus_status status, uint64_t seq)
+{
+    struct room *room = arg;
+
+    if (status == BUS_NOT_OPEN) {
+        store_highest(room->chat->store, room_name(room), on_highest, room);
+        return;
+    }
+    /* A record may be quicker than this answer. Nobody is live yet: whoever joins looks up to here. */
+    if (room->seen < seq)
+        room->seen = seq;
+    room->delivered = room->seen;
+    room->state = ROOM_LIVE;
+    join_room_open(room);
+    room_release(room);
+}
+
+struct room *room_hold(struct chat *chat, struct text name)
+{
+    struct room *room = room_find(chat, name);
+
+    if (room) {
+        room->users++;
+        return room;
+    }
+    room = calloc(1, sizeof *room + name.length);
+    if (!room)
+        abort();
+    room->chat = chat;
+    room->name_length = name.length;
+    memcpy(room->name, name.data, name.length);
+    HASH_ADD_KEYPTR(hh, chat->rooms, room->name, room->name_length, room);
+    metrics_add(rooms, 1);
+    room->users = 2; /* the caller, and the subscription on its way */
+    bus_subscribe(chat->bus, room_name(room), on_subscribed, room);
+    return room;
+}
+
+void room_release(struct room *room)
+{
+    struct chat *chat = room->chat;
+
+    if (--room->users > 0)
+        return;
+    if (room->state == ROOM_LIVE)
+        bus_unsubscribe(chat->bus, room_name(room));
+    room_seal(room);
+    if (room->dirty) {
+        struct room **link = &chat->dirty;
+
+        while (*link != room)
+            link = &(*link)->dirty_next;
+        *link = room->dirty_next;
+    }
+    HASH_DEL(chat->rooms, room);
+    metrics_add(rooms, -1);
+    free(room->live);
+    free(room);
+}
+
+static void grow_turn(struct room *room, size_t more)
+{
+    struct frame *turn = room->turn;
+    size_t capacity = turn ? turn->capacity : TURN_BYTES;
+
+    while (capacity < (turn ? turn->length : 0) + more)
+        capacity *= 2;
+    if (turn && capacity == turn->capacity)
+        return;
+    room->turn = frame_new(capacity);
+    if (turn) {
+        memcpy(room->turn->data, turn->data, turn->length);
+        room->turn->length = turn->length;
+        frame_unref(turn);
+    }
+}
+
+void room_deliver(struct room *room, struct text event)
+{
+    struct chat *chat = room->chat;
+
+    if (room->live_count == 0)
+        return;
+    if (room->turn && room->turn->length + event.length > TURN_BYTES_MAX)
+        room_seal(room);
+    grow_turn(room, event.length + FRAME_HEADER_MAX);
+    frame_add_text(room->turn, event.data, event.length);
+    room->turn_messages++;
+    if (!room->dirty) {
+        room->dirty = true;
+        room->dirty_next = chat->dirty;
+        chat->dirty = room;
+    }
+}
+
+void room_seal(struct room *room)
+{
+    struct frame *turn = room->turn;
+
+    if (!turn)
+        return;
+    room->turn = NULL;
+    for (uint32_t i = 0; i < room->live_count; i++)
+        conn_send(room->live[i].conn, turn);
+    metrics_add(deliveries_total, (int64_t)room->turn_messages * room->live_count);
+    room->turn_messages = 0;
+    frame_unref(turn);
+}
+
+/* The list is rebuilt from nothing each turn; a room stands in it until then, sealed or not. */
+void chat_turn(struct chat *chat)
+{
+    struct room *room = chat->dirty;
+
+    chat->dirty = NULL;
+    while (room) {
+        struct room *next = room->dirty_next;
+
+        room->dirty = false;
+        room_seal(room);
+        room = next;
+    }
+}
+
+/* Typing and presence are the first thing a slow reader goes without. */
+void room_tell(struct room *room, struct text event, struct text except_user)
+{
+    size_t most = (size_t)room->chat->config->send_queue_bytes / 4;
+    struct frame *frame = NULL;
+
+    for (uint32_t i = 0; i < room->live_count; i++) {
+        const struct session *session = room->live[i].member->session;
+
+        if (conn_queued(room->live[i].conn) > most ||
+            (session->user_length == except_user.length &&
+             memcmp(session->user, except_user.data, except_user.length) == 0))
+            continue;
+        if (!frame)
+            frame = frame_text(event.data, event.length);
+        conn_send(room->live[i].conn, frame);
+    }
+    frame_unref(frame);
+}
+
+void room_record(struct room *room, const struct message *message)
+{
+    if (message->seq > room->seen)
+        room->seen = message->seq;
+    if (room->state != ROOM_LIVE || room->catching_up || message->seq <= room->delivered)
+        return;
+    /* Nobody is live: who is on the way in looks up what is missing. */
+    if (message->previous > room->delivered && room->live_count > 0) {
+        room_catch_up(room);
+        return;
+    }
+    room_deliver(room, message->event);
+    room->delivered = message->seq;
+}
+
+static void on_caught_up(void *arg, enum store_status status, const struct page *page, bool more)
+{
+    struct room *room = arg;
+    bool again = room->lost;
+
+    room->catching_up = room->lost = false;
+    if (status != STORE_OK || more) {
+        /* Too far behind, or the store can't say: whoever is here comes back with the last number it has. */
+        log_warn("room_catch_up_failed", "room=%.*s delivered=%llu", (int)room->name_length, room->name,
+                 (unsigned long long)room->delivered);
+        while (room->live_count > 0) {
+            struct member *member = room->live[room->live_count - 1].member;
+
+            member_suspend(member);
+            conn_close(member->session->conn, CLOSE_SLOW);
+        }
+        /* Nobody waits for what is missing any more; who comes now isn't closed for it again. */
+        if (room->delivered < room->seen)
+            room->delivered = room->seen;
+    }
+    /* Without members this only moves `delivered` on. */
+    for (uint32_t i = 0; i < page->count && status == STORE_OK; i++) {
+        const struct page_entry *e = &page->entries[i];
+
+        room_deliver(room, (struct text){page->bytes.data + e->offset, e->length});
+        room->delivered = e->seq;
+    }
+    /* Another round only for what was heard of since this one began: a number that turned out void never comes. */
+    if (again || (room->seen > room->asked && room->seen > room->delivered))
+        room_catch_up(room);
+    room_release(room);
+}
+
+/* While it runs nothing is delivered; what comes meanwhile and isn't in the answer is found by one more round. */
+void room_catch_up(struct room *room)
+{
+    if (room->state != ROOM_LIVE)
+        return;
+    if (room->catching_up) {
+        room->lost = true;
+        return;
+    }
+    room->catching_up = true;
+    room->asked = room->seen;
+    room->users++;
+    metrics_add(catchups_total, 1);
+    replay_start(room->chat->bus, room->chat->store, room_name(room), room->delivered, REPLAY_NEWEST, CATCH_UP_MAX,
+                 on_caught_up, room);
+}
+
+struct member *member_find(struct session *session, const struct room *room)
+{
+    struct member *member = session->members;
+
+    while (member && member->room != room)
+        member = member->next;
+    return member;
+}
+
+struct member *member_new(struct session *session, struct room *room)
+{
+    struct member *member = calloc(1, sizeof *member);
+
+    if (!member)
+        abort();
+    *member = (struct member){.session = session, .room = room, .next = session->members, .index = MEMBER_OUTSIDE};
+    session->members = member;
+    session->member_count++;
+    return member;
+}
+
+void member_live(struct member *member)
+{
+    struct room *room = member->room;
+
+    room_seal(room);
+    if (room->live_count == room->live_capacity) {
+        room->live_capacity = room->live_capacity ? room->live_capacity * 2 : 4;
+        room->live = realloc(room->live, room->live_capacity * sizeof *room->live);
+        if (!room->live)
+            abort();
+    }
+    member->index = room->live_count++;
+    room->live[member->index] = (struct live){member->session->conn, member};
+}
+
+void member_suspend(struct member *member)
+{
+    struct room *room = member->room;
+
+    if (member->index == MEMBER_OUTSIDE)
+        return;
+    room_seal(room);
+    room->live[member->index] = room->live[--room->live_count];
+    room->live[member->index].member->index = member->index;
+    member->index = MEMBER_OUTSIDE;
+}
+
+void member_free(struct member *member)
+{
+    struct session *session = member->session;
+    struct member **link = &session->members;
+
+    while (*link != member)
+        link = &(*link)->next;
+    *link = member->next;
+    session->member_count--;
+    if (member->join)
+        join_cancel(member->join);
+    member_suspend(member);
+    if (member->entered)
+        bus_leave(session->chat->bus, room_name(member->room), session_user(session));
+    room_release(member->room);
+    free(member);
+}

@@ -1,0 +1,96 @@
+/* token.c - see token.h; nettle does the arithmetic. */
+#include "chatd/token.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <nettle/base64.h>
+#include <nettle/hmac.h>
+#include <nettle/memops.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum { MAC_SIZE = 16, HEAD_SIZE = 16, RAW_MAX = HEAD_SIZE + MESSAGE_USER_MAX + MAC_SIZE };
+
+static int read_key(const char *path, uint8_t key[TOKEN_KEY_SIZE])
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n;
+
+    if (fd < 0)
+        return -errno;
+    n = read(fd, key, TOKEN_KEY_SIZE);
+    close(fd);
+    return n == TOKEN_KEY_SIZE ? 0 : -EBADMSG;
+}
+
+int token_key(const char *data_dir, uint8_t key[TOKEN_KEY_SIZE])
+{
+    char path[4096];
+    int error, fd;
+    ssize_t written;
+
+    snprintf(path, sizeof path, "%s/session.key", data_dir);
+    error = read_key(path, key);
+    if (error != -ENOENT && error != -EBADMSG)
+        return error;
+    /* Missing, or cut short by a crash: a new key only ends sessions that nobody has used since. */
+    if (getrandom(key, TOKEN_KEY_SIZE, 0) != TOKEN_KEY_SIZE)
+        return -EIO;
+    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return -errno;
+    written = write(fd, key, TOKEN_KEY_SIZE);
+    close(fd);
+    return written == TOKEN_KEY_SIZE ? 0 : -EIO;
+}
+
+static void sign(const uint8_t key[TOKEN_KEY_SIZE], const uint8_t *data, size_t length, uint8_t mac[MAC_SIZE])
+{
+    struct hmac_sha256_ctx context;
+
+    hmac_sha256_set_key(&context, TOKEN_KEY_SIZE, key);
+    hmac_sha256_update(&context, length, data);
+    hmac_sha256_digest(&context, MAC_SIZE, mac);
+}
+
+void token_make(const uint8_t key[TOKEN_KEY_SIZE], struct text user, int64_t now_ms, char token[TOKEN_MAX])
+{
+    struct base64_encode_ctx context;
+    uint8_t raw[RAW_MAX];
+    size_t length = HEAD_SIZE + user.length, written;
+
+    memcpy(raw, &now_ms, 8);
+    if (getrandom(raw + 8, 8, 0) != 8)
+        memset(raw + 8, 0, 8); /* uniqueness only: the signature doesn't rest on it */
+    memcpy(raw + HEAD_SIZE, user.data, user.length);
+    sign(key, raw, length, raw + length);
+    base64url_encode_init(&context);
+    written = base64_encode_update(&context, token, length + MAC_SIZE, raw);
+    written += base64_encode_final(&context, token + written);
+    token[written] = 0;
+}
+
+size_t token_check(const uint8_t key[TOKEN_KEY_SIZE], struct text token, int64_t now_ms, int64_t ttl_ms,
+                   char user[MESSAGE_USER_MAX])
+{
+    struct base64_decode_ctx context;
+    uint8_t raw[BASE64_DECODE_LENGTH(TOKEN_MAX)], mac[MAC_SIZE];
+    size_t length = sizeof raw;
+    int64_t issued;
+
+    base64url_decode_init(&context);
+    if (token.length >= TOKEN_MAX || !base64_decode_update(&context, &length, raw, token.length, token.data) ||
+        !base64_decode_final(&context) || length <= HEAD_SIZE + MAC_SIZE || length > RAW_MAX)
+        return 0;
+    length -= MAC_SIZE;
+    sign(key, raw, length, mac);
+    if (!memeql_sec(mac, raw + length, MAC_SIZE))
+        return 0;
+    memcpy(&issued, raw, 8);
+    if (issued > now_ms + 60000 || now_ms - issued > ttl_ms)
+        return 0;
+    memcpy(user, raw + HEAD_SIZE, length - HEAD_SIZE);
+    return length - HEAD_SIZE;
+}

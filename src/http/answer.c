@@ -1,0 +1,31 @@
+/* answer.c - the two forms that every JSON answer has. */
+#include "answer.h"
+
+#include <string.h>
+
+#include "chatd/http.h"
+
+#define ANSWER_TYPE "application/json"
+#define ANSWER_HEADERS "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+
+void answer_json(struct conn *conn, int status, struct buf *json)
+{
+    http_respond(conn, status, ANSWER_TYPE, ANSWER_HEADERS, json->data, json->length);
+    buf_deinit(json);
+}
+
+void answer_error(struct conn *conn, int status, const char *headers, const char *code, const char *message)
+{
+    struct buf lines = BUF_INIT, json = BUF_INIT;
+
+    buf_printf(&lines, "%s%s", ANSWER_HEADERS, headers != NULL ? headers : "");
+    buf_add_literal(&lines, "\0");
+    buf_add_literal(&json, "{\"error\":{\"code\":");
+    buf_add_json(&json, code, strlen(code));
+    buf_add_literal(&json, ",\"message\":");
+    buf_add_json(&json, message, strlen(message));
+    buf_add_literal(&json, "}}");
+    http_respond(conn, status, ANSWER_TYPE, lines.data, json.data, json.length);
+    buf_deinit(&json);
+    buf_deinit(&lines);
+}

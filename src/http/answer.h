@@ -1,0 +1,15 @@
+/* answer.h - the two forms that every JSON answer of chatd's HTTP side has. Never cached. */
+#ifndef CHATD_HTTP_ANSWER_H
+#define CHATD_HTTP_ANSWER_H
+
+#include "chatd/buf.h"
+#include "chatd/conn.h"
+
+/* Sends `json` and frees it: the caller's buffer is empty afterwards. */
+void answer_json(struct conn *conn, int status, struct buf *json);
+
+/* {"error":{"code":…,"message":…}}. `headers` is NULL or finished lines. Other than http_respond_error it
+ * keeps the connection: these requests were understood. */
+void answer_error(struct conn *conn, int status, const char *headers, const char *code, const char *message);
+
+#endif

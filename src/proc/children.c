@@ -1,0 +1,251 @@
+/* children.c - worker processes: fork, respawn with backoff, and their end. */
+#include "children.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "chatd/clock.h"
+#include "chatd/log.h"
+#include "chatd/worker.h"
+
+enum {
+    STEADY_MS = 10000, /* who lived so long did not die quickly */
+    BACKOFF_FIRST_MS = 100,
+    BACKOFF_MAX_MS = 2000
+};
+
+/* The child's side of the fork. */
+__attribute__((noreturn)) static void run_worker(struct children *children, int number, pid_t master)
+{
+    int lane = children->table[number].lane;
+    struct worker_args args = {
+        .config = children->config,
+        .metrics = children->metrics,
+        .limit = children->limit,
+        .shared = children->shared,
+        .worker = number,
+        .listener = children->listeners->fds[lane],
+        .data_dir = children->config->data_dir,
+    };
+    char name[16];
+
+    /* Without the master nobody would respawn, reload or drain this worker, and the next chatd is waiting for
+     * the data directory: so it goes at once, as in a crash, which loses nothing that was acked. A drain
+     * could hang. */
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != master)
+        _exit(1);
+    snprintf(name, sizeof(name), "chatd-w%d", number);
+    prctl(PR_SET_NAME, name);
+    /* A terminal sends these to the whole group; the master decides what they mean. */
+    signal(SIGINT, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    sigprocmask(SIG_SETMASK, &children->signals, NULL);
+    listeners_keep(children->listeners, lane);
+    log_set_worker(number);
+    exit(worker_run(&args));
+}
+
+static int fork_worker(struct children *children, int number)
+{
+    struct child *child = &children->table[number];
+    pid_t master = getpid(), pid;
+
+    metrics_clear(children->metrics, number);
+    child->started_ms = clock_monotonic_ms();
+    pid = fork();
+    if (pid == 0)
+        run_worker(children, number, master);
+    if (pid < 0)
+        return -errno;
+    child->pid = pid;
+    log_info("worker_started", "worker=%d lane=%d pid=%d", number, child->lane, (int)pid);
+    return 0;
+}
+
+static void release(struct child *child)
+{
+    memset(child, 0, sizeof(*child));
+}
+
+int children_start(struct children *children, int lane, enum child_role role)
+{
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
+        struct child *child = &children->table[number];
+        int result;
+
+        if (child->role != CHILD_FREE)
+            continue;
+        *child = (struct child){.role = role, .lane = lane};
+        result = fork_worker(children, number);
+        if (result != 0)
+            release(child);
+        return result;
+    }
+    return -EAGAIN;
+}
+
+static const struct metrics_slot *slot_of(const struct children *children, int number)
+{
+    return &children->metrics->slots[number];
+}
+
+bool children_ready(const struct children *children, enum child_role role, int count)
+{
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
+        const struct child *child = &children->table[number];
+
+        if (child->role == role && child->pid != 0 && metrics_get(slot_of(children, number), ready) != 0)
+            count--;
+    }
+    return count <= 0;
+}
+
+void children_stop(struct children *children, enum child_role role, int64_t patience_ms)
+{
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
+        struct child *child = &children->table[number];
+
+        if (child->role != role)
+            continue;
+        if (child->pid == 0) {
+            release(child);
+            continue;
+        }
+        child->role = CHILD_OLD;
+        child->kill_ms = clock_monotonic_ms() + patience_ms;
+        atomic_store(&children->metrics->slots[number].draining, 1);
+        kill(child->pid, SIGTERM);
+    }
+}
+
+void children_promote(struct children *children)
+{
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
+        if (children->table[number].role == CHILD_NEXT)
+            children->table[number].role = CHILD_CURRENT;
+    }
+}
+
+void children_signal(struct children *children, int signal)
+{
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
+        if (children->table[number].pid != 0)
+            kill(children->table[number].pid, signal);
+    }
+}
+
+static void log_exit(const struct child_exit *ended, const struct child *child)
+{
+    enum log_level level = ended->role == CHILD_OLD && ended->status == 0 ? LOG_INFO : LOG_WARN;
+    long long lived = clock_monotonic_ms() - child->started_ms;
+
+    if (WIFSIGNALED(ended->status))
+        log_event(level, "worker_died", "worker=%d lane=%d pid=%d signal=%s lived_ms=%lld", ended->number,
+                  child->lane, (int)child->pid, strsignal(WTERMSIG(ended->status)), lived);
+    else
+        log_event(level, level == LOG_INFO ? "worker_stopped" : "worker_died",
+                  "worker=%d lane=%d pid=%d status=%d lived_ms=%lld", ended->number, child->lane,
+                  (int)child->pid, WEXITSTATUS(ended->status), lived);
+}
+
+/* At once for the first death, then ever later, until it holds out for a while. */
+static void plan_respawn(struct child *child)
+{
+    int64_t now = clock_monotonic_ms(), delay = 0;
+
+    if (now - child->started_ms >= STEADY_MS)
+        child->deaths = 0;
+    if (child->deaths > 0)
+        delay = child->deaths > 5 ? BACKOFF_MAX_MS : BACKOFF_FIRST_MS << (child->deaths - 1);
+    child->deaths++;
+    child->pid = 0;
+    child->respawn_ms = now + (delay < BACKOFF_MAX_MS ? delay : BACKOFF_MAX_MS);
+}
+
+bool children_reap(struct children *children, struct child_exit *out)
+{
+    struct child *child;
+    pid_t pid;
+
+    while ((pid = waitpid(-1, &out->status, WNOHANG)) > 0) {
+        for (out->number = 0; out->number < METRICS_WORKERS_MAX; out->number++) {
+            if (children->table[out->number].pid == pid)
+                break;
+        }
+        /* As the first process of a container chatd collects orphans that it never knew. */
+        if (out->number == METRICS_WORKERS_MAX)
+            continue;
+        child = &children->table[out->number];
+        out->role = child->role;
+        log_exit(out, child);
+        metrics_clear(children->metrics, out->number);
+        limit_forget(children->limit, pid);
+        if (child->role == CHILD_CURRENT && !children->stopping)
+            plan_respawn(child);
+        else
+            release(child);
+        return true;
+    }
+    return false;
+}
+
+int64_t children_tick(struct children *children)
+{
+    int64_t now = clock_monotonic_ms(), next = INT64_MAX;
+
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
+        struct child *child = &children->table[number];
+
+        if (child->role == CHILD_CURRENT && child->pid == 0) {
+            if (child->respawn_ms <= now) {
+                int result = fork_worker(children, number);
+
+                atomic_fetch_add(&children->metrics->slots[number].respawns, 1);
+                if (result != 0) {
+                    log_error("fork_failed", "worker=%d error=%s", number, strerror(-result));
+                    plan_respawn(child);
+                }
+            }
+            if (child->pid == 0 && child->respawn_ms < next)
+                next = child->respawn_ms;
+        } else if (child->role == CHILD_OLD && child->kill_ms <= now) {
+            log_warn("worker_killed", "worker=%d pid=%d reason=%s", number, (int)child->pid,
+                     "drain took too long");
+            kill(child->pid, SIGKILL);
+            child->kill_ms = INT64_MAX;
+        } else if (child->role == CHILD_OLD && child->kill_ms < next) {
+            next = child->kill_ms;
+        }
+    }
+    return next;
+}
+
+int children_count(const struct children *children)
+{
+    int count = 0;
+
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++)
+        count += children->table[number].pid != 0;
+    return count;
+}
+
+bool children_fresh(const struct children *children, int64_t age_ms)
+{
+    int64_t oldest = clock_monotonic_ms() - age_ms;
+
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
+        const struct child *child = &children->table[number];
+
+        /* A young one may still be opening the store. */
+        if (child->role == CHILD_CURRENT && child->pid != 0 && child->started_ms < oldest &&
+            metrics_get(slot_of(children, number), beat_ms) < oldest)
+            return false;
+    }
+    return true;
+}

@@ -1,0 +1,280 @@
+/* worker.c - one worker process: the only file that knows net, chat, bus, store and HTTP all together.
+ *
+ * A loop turn: what arrived is read and carried out, then (on_flush) the bus hands up what other workers published, rooms hand
+ * their bytes of this turn to their members, and net writes once per connection. A tick a second does what is due by time.
+ *
+ * Stopping, in this order: no new connections; `reconnect` and 1001 to everybody whose acks are sent; when the last one is gone,
+ * or drain_timeout is over, net closes; then the bus, then the store, whose writer commits what is left. */
+#include "chatd/worker.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "chatd/bus_log.h"
+#include "chatd/chat.h"
+#include "chatd/clock.h"
+#include "chatd/log.h"
+#include "chatd/net.h"
+#include "chatd/routes.h"
+#include "chatd/store_sqlite.h"
+
+enum {
+    TICK_MS = 1000,
+    DRAIN_STEP_MS = 50,
+    STORE_PATIENCE_MS = 2000,
+    MEMORY_TICKS = 5, /* seconds between two looks at the process's memory */
+};
+
+struct worker {
+    const struct worker_args *args;
+    uv_loop_t loop;
+    uv_timer_t tick;
+    uv_timer_t drain;
+    uv_signal_t on_term, on_usr1;
+    struct net *net;
+    struct chat *chat;
+    struct bus *bus;
+    struct store *store;
+    struct routes routes;
+    int64_t drain_until_ms;
+    int64_t turn_began_us; /* when the loop woke for this turn */
+    int64_t turn_max_us;
+    unsigned ticks;
+};
+
+int worker_prepare(const struct config *config, struct worker_shared *shared, char error[WORKER_ERROR_MAX])
+{
+    uint8_t store_id[RING_ID_SIZE];
+    char reason[RING_ERROR_MAX];
+    int status = store_sqlite_prepare(config->data_dir, store_id, reason);
+
+    if (status == 0)
+        status = ring_open(&shared->ring, config->data_dir, store_id, (uint64_t)config->bus_log_bytes, reason);
+    if (status != 0) {
+        snprintf(error, WORKER_ERROR_MAX, "%s", reason);
+        return status;
+    }
+    log_info("bus_ready", "path=%s", ring_path(shared->ring));
+    status = token_key(config->data_dir, shared->session_key);
+    if (status != 0)
+        snprintf(error, WORKER_ERROR_MAX, "%s/session.key: %s", config->data_dir, strerror(-status));
+    return status;
+}
+
+/* ---- what net reports ---- */
+
+static void on_request(void *arg, struct conn *conn, const struct http_request *request)
+{
+    routes_request(&((struct worker *)arg)->routes, conn, request);
+}
+
+static uint64_t address_of(const struct conn *conn)
+{
+    struct sockaddr_storage address;
+
+    return conn_peer(conn, &address) ? limit_address(&address) : 0;
+}
+
+static int on_upgrade(void *arg, struct conn *conn, const struct http_request *request, const char **code,
+                      const char **message)
+{
+    struct worker *w = arg;
+    int status = routes_upgrade(&w->routes, request, code, message);
+
+    if (status != 0)
+        return status;
+    if (!limit_connect(w->args->limit, address_of(conn), getpid(), w->args->config->max_connections_per_ip)) {
+        *code = "rate_limited";
+        *message = "too many connections from this address";
+        return 429;
+    }
+    return 0;
+}
+
+static void on_open(void *arg, struct conn *conn)
+{
+    chat_open(((struct worker *)arg)->chat, conn, address_of(conn));
+}
+
+static void on_text(void *arg, struct conn *conn, const char *text, size_t length)
+{
+    chat_text(((struct worker *)arg)->chat, conn, text, length);
+}
+
+static void on_close(void *arg, struct conn *conn, enum close_reason reason)
+{
+    struct worker *w = arg;
+
+    routes_closed(&w->routes, conn);
+    chat_closed(w->chat, conn);
+    log_debug("closed", "conn=%llu reason=%s", (unsigned long long)conn_id(conn), close_reason_word(reason));
+}
+
+static void on_flush(void *arg)
+{
+    struct worker *w = arg;
+    int64_t now = clock_monotonic_us();
+
+    bus_turn(w->bus);
+    chat_turn(w->chat);
+    /* From waking up to here; the flush itself is in the next turn's share. */
+    if (w->turn_began_us > 0 && now - w->turn_began_us > w->turn_max_us)
+        w->turn_max_us = now - w->turn_began_us;
+}
+
+/* ---- what time brings ---- */
+
+static void measure_memory(void)
+{
+    size_t resident;
+
+    if (uv_resident_set_memory(&resident) == 0)
+        metrics_set(memory_bytes, resident);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+
+    metrics_set(beat_ms, clock_monotonic_ms());
+    if (w->ticks++ % MEMORY_TICKS == 0) {
+        measure_memory();
+        metrics_set(loop_turn_max_us, w->turn_max_us);
+        w->turn_max_us = 0;
+    }
+    bus_tick(w->bus);
+    chat_tick(w->chat);
+}
+
+/* ---- stopping ---- */
+
+static void close_handle(uv_handle_t *handle)
+{
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+static void finish(struct worker *w)
+{
+    net_close(w->net);
+    bus_turn(w->bus);
+    store_sqlite_close(w->store, STORE_PATIENCE_MS);
+    bus_log_close(w->bus);
+    close_handle((uv_handle_t *)&w->tick);
+    close_handle((uv_handle_t *)&w->drain);
+    close_handle((uv_handle_t *)&w->on_term);
+    close_handle((uv_handle_t *)&w->on_usr1);
+}
+
+static void on_drain(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+
+    if (net_count(w->net) == 0 || clock_monotonic_ms() >= w->drain_until_ms)
+        finish(w);
+}
+
+static void send_away(void *arg, struct conn *conn)
+{
+    struct worker *w = arg;
+    uint32_t random = 0, window = (uint32_t)w->args->config->drain_timeout;
+
+    if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0)
+        random = (uint32_t)conn_id(conn) * 2654435761u;
+    chat_send_away(w->chat, conn, window > 0 ? random % window : 0);
+}
+
+static void on_term(uv_signal_t *signal, int number)
+{
+    struct worker *w = signal->data;
+
+    (void)number;
+    if (w->routes.draining)
+        return;
+    w->routes.draining = true;
+    metrics_set(draining, 1);
+    log_info("draining", "connections=%u", net_count(w->net));
+    net_stop_listening(w->net);
+    net_each(w->net, send_away, w);
+    w->drain_until_ms = clock_monotonic_ms() + w->args->config->drain_timeout;
+    uv_timer_start(&w->drain, on_drain, 0, DRAIN_STEP_MS);
+}
+
+static void on_usr1(uv_signal_t *signal, int number)
+{
+    (void)signal;
+    (void)number;
+    if (log_reopen() == 0)
+        log_info("log_reopened", "pid=%d", (int)getpid());
+}
+
+/* ---- starting ---- */
+
+static int start_handles(struct worker *w)
+{
+    uv_timer_init(&w->loop, &w->tick);
+    uv_timer_init(&w->loop, &w->drain);
+    uv_signal_init(&w->loop, &w->on_term);
+    uv_signal_init(&w->loop, &w->on_usr1);
+    w->tick.data = w->drain.data = w->on_term.data = w->on_usr1.data = w;
+    signal(SIGINT, SIG_IGN); /* a Ctrl-C reaches the whole group; the master says what is to be done */
+    signal(SIGHUP, SIG_IGN);
+    uv_timer_start(&w->tick, on_tick, TICK_MS, TICK_MS);
+    if (uv_signal_start(&w->on_term, on_term, SIGTERM) != 0)
+        return -EINVAL;
+    return uv_signal_start(&w->on_usr1, on_usr1, SIGUSR1);
+}
+
+static int start(struct worker *w)
+{
+    const struct worker_args *args = w->args;
+    struct net_handler net = {w, on_request, on_upgrade, on_open, on_text, NULL, on_close, on_flush};
+    struct bus_handler bus;
+    int error;
+
+    w->chat = chat_new(args->config, args->limit, args->shared->session_key);
+    bus = chat_bus_handler(w->chat);
+    error = store_sqlite_new(&w->store, &w->loop, args->shared->ring, args->data_dir);
+    if (error == 0)
+        error = bus_log_new(&w->bus, &w->loop, args->shared->ring, &bus, store_sqlite_on_committed, w->store);
+    if (error == 0)
+        error = net_init(&w->net, &w->loop, args->config, &net);
+    if (error != 0)
+        return error;
+    chat_connect(w->chat, w->bus, w->store);
+    w->routes = (struct routes){
+        .config = args->config, .metrics = args->metrics, .bus = w->bus, .store = w->store};
+    error = start_handles(w);
+    return error != 0 ? error : net_listen(w->net, args->listener);
+}
+
+int worker_run(const struct worker_args *args)
+{
+    struct worker w = {.args = args};
+    int error;
+
+    log_set_worker(args->worker);
+    metrics_enter(args->metrics, args->worker);
+    error = uv_loop_init(&w.loop);
+    if (error == 0)
+        error = start(&w);
+    if (error != 0) {
+        log_error("worker_failed", "error=%s", strerror(-error));
+        return WORKER_EXIT_UNUSABLE;
+    }
+    measure_memory();
+    metrics_set(beat_ms, clock_monotonic_ms());
+    metrics_set(ready, 1);
+    log_debug("worker_ready", "pid=%d", (int)getpid());
+    uv_run(&w.loop, UV_RUN_DEFAULT);
+    net_free(w.net);
+    chat_free(w.chat);
+    uv_loop_close(&w.loop);
+    return 0;
+}

@@ -1,0 +1,48 @@
+/* sqlite_thread.c - how the store's threads are started. */
+#include "sqlite_thread.h"
+
+#include <signal.h>
+#include <time.h>
+
+/* SQLite's deepest stacks, in its parser, take a few tens of KB. */
+enum { THREAD_STACK = 256 * 1024 };
+
+int sqlite_thread_start(pthread_t *thread, void *(*run)(void *arg), void *arg)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    int error;
+
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, THREAD_STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    error = pthread_create(thread, &attributes, run, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return -error;
+}
+
+void sqlite_thread_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attributes;
+
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+void sqlite_thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    pthread_cond_timedwait(cond, mutex, &until);
+}
