@@ -25,6 +25,7 @@ struct worker_shared {
  * caller. Negative errno with the reason in `error`. */
 int worker_prepare(const struct config *config, struct worker_shared *shared, char error[WORKER_ERROR_MAX])
     __attribute__((warn_unused_result));
+void worker_unprepare(struct worker_shared *shared); /* by the master at its end; also when nothing was prepared */
 
 struct worker_args {
     const struct config *config; /* this process's copy */

@@ -49,14 +49,17 @@ static bool forgettable(const struct ring *ring, const struct ring_room *room)
            room->position < atomic_load_explicit(&ring->header->committed, memory_order_relaxed);
 }
 
-/* The table is full: forgets a room that nobody is in and whose messages are all stored. It is opened anew when somebody
- * comes back. The hand goes round so that the same rooms aren't looked at again and again; a bounded piece each time. */
+enum { FORGET_LOOK_MAX = 4096 };
+
+/* The table is full, or there is no memory for its next rows (so they are not even looked at): forgets a room that
+ * nobody is in and whose messages are all stored. It is opened anew when somebody comes back. The hand goes round so
+ * that the same rooms aren't looked at again and again; a bounded piece each time. */
 static uint32_t forget_one(struct ring *ring)
 {
     struct ring_header *h = ring->header;
 
-    for (int looked = 0; looked < 4096; looked++) {
-        uint32_t row = h->room_hand++ % h->rooms.capacity;
+    for (uint32_t looked = 0; looked < FORGET_LOOK_MAX && looked < h->rooms.high; looked++) {
+        uint32_t row = h->room_hand++ % h->rooms.high;
 
         if (forgettable(ring, &ring->rooms[row])) {
             ring->rooms[row].used = 0;

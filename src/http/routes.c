@@ -95,7 +95,8 @@ void routes_request(struct routes *routes, struct conn *conn, const struct http_
     case ROUTE_WS:
         /* RFC 9110 section 15.5.22 asks for Upgrade, section 7.8 for the option in Connection that goes with
          * it. */
-        answer_error(conn, 426, "Upgrade: websocket\r\nConnection: Upgrade\r\n", "upgrade_required",
+        answer_error(conn, 426,
+                     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", "upgrade_required",
                      "this address speaks WebSocket only");
         break;
     case ROUTE_NONE:

@@ -131,7 +131,7 @@ static int on_headers_complete(http_parser *parser)
     http->head_done = true;
     http->keep = http_should_keep_alive(parser);
     if (parser->http_major != 1)
-        return refuse(http, 505, "bad_request", "HTTP/1.0 and HTTP/1.1 are spoken here");
+        return refuse(http, 400, "bad_request", "HTTP/1.0 and HTTP/1.1 are spoken here");
     if (parser->flags & F_CONTENTLENGTH && parser->content_length > NET_BODY_MAX)
         return refuse(http, 413, "too_large", "the body is too large");
     return 0;

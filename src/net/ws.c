@@ -245,12 +245,14 @@ static size_t needed(const uint8_t *bytes, size_t have, uint64_t *payload)
     return header;
 }
 
-/* Judged by the header: a length that is only announced costs nothing more. */
-static bool too_large(struct ws *ws, uint64_t payload)
+/* Judged by the header alone, by wslay first: a length that is only announced costs nothing more. */
+static bool too_large(struct ws *ws, const uint8_t *header, size_t length, uint64_t payload)
 {
     if (payload <= ws->message_max - ws->message.length)
         return false;
-    fail(ws, WS_TOO_LARGE);
+    give(ws, header, length);
+    if (ws->result == WS_MORE)
+        fail(ws, WS_TOO_LARGE);
     return true;
 }
 
@@ -270,7 +272,7 @@ static size_t feed_some(struct ws *ws, const uint8_t *data, size_t length)
         if (need <= length) {
             /* The usual case: nothing held, nothing copied. */
             size_t part = length - need < payload ? length - need : (size_t)payload;
-            if (too_large(ws, payload))
+            if (too_large(ws, data, need, payload))
                 return need;
             ws->payload_left = payload - part;
             give(ws, data, need + part);
@@ -283,7 +285,7 @@ static size_t feed_some(struct ws *ws, const uint8_t *data, size_t length)
             return used;
         ws->held[ws->held_length++] = data[used++];
     }
-    if (too_large(ws, payload))
+    if (too_large(ws, ws->held, ws->held_length, payload))
         return used;
     ws->payload_left = payload;
     give(ws, ws->held, ws->held_length);

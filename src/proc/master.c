@@ -265,10 +265,10 @@ static void on_signal(struct master *master, int number)
     switch (number) {
     case SIGTERM:
     case SIGINT:
-        if (master->phase == STOPPING)
-            stop_now(master);
-        else
+        if (master->phase != STOPPING)
             stop(master, number == SIGTERM ? "SIGTERM" : "SIGINT");
+        else if (number == SIGINT)
+            stop_now(master); /* somebody sits there and presses Ctrl-C again */
         break;
     case SIGHUP:
         if (master->phase == SERVING || master->phase == RELOADING)
@@ -417,6 +417,7 @@ int master_run(struct config *config)
     block_signals(master);
     enter(master, STARTING);
     code = start_and_run(master);
+    worker_unprepare(&master->shared);
     free(master);
     return code;
 }

@@ -67,6 +67,12 @@ int worker_prepare(const struct config *config, struct worker_shared *shared, ch
     return status;
 }
 
+void worker_unprepare(struct worker_shared *shared)
+{
+    ring_close(shared->ring);
+    shared->ring = NULL;
+}
+
 /* ---- what net reports ---- */
 
 static void on_request(void *arg, struct conn *conn, const struct http_request *request)

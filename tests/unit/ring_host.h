@@ -22,8 +22,9 @@
 
 #include "bus/ring_layout.h"
 #include "chatd/clock.h"
+#include "chatd/log.h"
 
-enum { HOST_RING = 64 << 10, HOST_DEADLINE_MS = 20000, HOST_STEPS = 300000 };
+enum { HOST_RING = 64 << 10, HOST_DEADLINE_MS = 20000, HOST_STEPS = 100000 };
 
 struct host {
     char dir[64];
@@ -40,6 +41,13 @@ static const uint8_t HOST_STORE[RING_ID_SIZE] = "store one";
             _exit(1); \
         } \
     } while (0)
+
+/* Every death is one warning, and many die here. */
+__attribute__((unused)) static void quiet_log(void)
+{
+    if (log_open("", LOG_READABLE, LOG_ERROR) != 0)
+        abort();
+}
 
 __attribute__((unused)) static struct text text(const char *string)
 {
@@ -92,7 +100,8 @@ __attribute__((unused)) static uint32_t open_room(struct ring *ring, const char 
     return row;
 }
 
-/* One message whose event is {"n":NUMBER,"time":MS,"text":"..."} with `bytes` bytes of text. Lock held. */
+/* One message whose event is {"n":NUMBER,"time":MS,"text":"..."} with `bytes` bytes of a letter that goes with the
+ * number. Lock held. */
 __attribute__((unused)) static uint64_t append_locked(struct ring *ring, uint32_t room, const char *user,
                                                       struct text key, size_t bytes)
 {
@@ -102,8 +111,9 @@ __attribute__((unused)) static uint64_t append_locked(struct ring *ring, uint32_
     struct ring_append append = {.kind = RING_MESSAGE, .room = {r->name, r->name_length}, .user = text(user),
                                  .key = key, .head = text("{\"n\":"), .uid = UID};
 
+    must(bytes + 11 <= sizeof tail);
     memcpy(tail, ",\"text\":\"", 9);
-    memset(tail + 9, 'x', bytes);
+    memset(tail + 9, 'a' + (int)((r->seq + 1) % 26), bytes);
     memcpy(tail + 9 + bytes, "\"}", 2);
     append.tail = (struct text){tail, bytes + 11};
     return ring_append(ring, room, &append);
@@ -281,7 +291,8 @@ static uint32_t check_records(const struct ring *ring)
 
             assert_int_equal(row, r->room);
             assert_true(newest[row] == 0 || r->previous_position == newest[row]);
-            if (newest[row] != 0)
+            /* One by one, but for a jump to a multiple of 2^20. */
+            if (newest[row] != 0 && (r->previous + 1) % (1 << 20) != 0)
                 assert_int_equal(r->previous, ring_at(ring, newest[row])->seq);
             assert_true(r->seq > r->previous);
             if (key.length > 0)

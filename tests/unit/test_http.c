@@ -215,7 +215,7 @@ static void bad_heads_are_refused(void **state)
     CHECK(f, "GET / HTTP/1.1\r\n\r\n", "", bad);
     CHECK(f, "GET / HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n", "", bad);
     CHECK(f, "NONSENSE / HTTP/1.1\r\nHost: h\r\n\r\n", "", bad);
-    CHECK(f, "GET / HTTP/2.0\r\nHost: h\r\n\r\n", "", "HTTP/1.1 505 ");
+    CHECK(f, "GET / HTTP/2.0\r\nHost: h\r\n\r\n", "", "HTTP/1.1 400 ");
     CHECK(f, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 65537\r\n\r\n", "", "HTTP/1.1 413 ");
 }
 

@@ -1,0 +1,266 @@
+/* bus_host.h - two workers on one ring, without chat: what they hear is counted, what the bus answers is kept. */
+#ifndef BUS_HOST_H
+#define BUS_HOST_H
+
+#include "ring_host.h"
+
+#include "chatd/bus_log.h"
+
+enum { BUS_RING = 256 << 10, HEARD_MAX = 8192 };
+
+struct worker {
+    uv_loop_t loop;
+    uv_timer_t tick;
+    struct ring *ring;
+    struct bus *bus;
+    unsigned records, events, lost, gone, committed;
+    uint64_t seqs[HEARD_MAX];
+    char last_event[256], last_gone[80];
+    uint32_t left;
+    struct text answer_room; /* on a record, publish once there */
+};
+
+struct pair {
+    struct host host;
+    struct worker a, b;
+};
+
+/* --- What the bus answers --- */
+
+struct answer {
+    int calls;
+    enum bus_status status;
+    struct message message;
+    uint64_t seq, below;
+    uint32_t members, listed;
+    bool changed;
+    unsigned count;
+    uint64_t seqs[256];
+    char names[256][8];
+};
+
+__attribute__((unused)) static void on_status(void *arg, enum bus_status status)
+{
+    struct answer *answer = arg;
+
+    answer->calls++;
+    answer->status = status;
+}
+
+__attribute__((unused)) static void on_published(void *arg, enum bus_status status, const struct message *message)
+{
+    on_status(arg, status);
+    ((struct answer *)arg)->message = *message;
+}
+
+__attribute__((unused)) static void on_subscribed(void *arg, enum bus_status status, uint64_t seq)
+{
+    on_status(arg, status);
+    ((struct answer *)arg)->seq = seq;
+}
+
+__attribute__((unused)) static void on_members(void *arg, enum bus_status status, uint32_t members, bool changed)
+{
+    struct answer *answer = arg;
+
+    on_status(arg, status);
+    answer->members = members;
+    answer->changed = changed;
+}
+
+__attribute__((unused)) static void on_listed(void *arg, uint32_t count, const struct text *users, uint32_t listed)
+{
+    struct answer *answer = arg;
+
+    answer->members = count;
+    answer->listed = listed;
+    for (uint32_t i = 0; i < listed; i++) {
+        assert_true(users[i].length < sizeof answer->names[0]);
+        memcpy(answer->names[i], users[i].data, users[i].length);
+        answer->names[i][users[i].length] = 0;
+    }
+}
+
+__attribute__((unused)) static void on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below)
+{
+    struct answer *answer = arg;
+
+    on_status(arg, status);
+    answer->below = below;
+    answer->count = page->count;
+    for (uint32_t i = 0; i < page->count && i < 256; i++) {
+        char expected[64];
+        int length = snprintf(expected, sizeof expected, "{\"n\":%llu,\"time\":", (unsigned long long)page->entries[i].seq);
+
+        answer->seqs[i] = page->entries[i].seq;
+        assert_true(i == 0 || answer->seqs[i] > answer->seqs[i - 1]);
+        assert_memory_equal(page->bytes.data + page->entries[i].offset, expected, (size_t)length);
+    }
+}
+
+__attribute__((unused)) static void on_room(void *arg, struct text room, uint32_t members, uint64_t seq)
+{
+    struct answer *answer = arg;
+
+    assert_true(answer->count < 256 && room.length < sizeof answer->names[0]);
+    memcpy(answer->names[answer->count], room.data, room.length);
+    answer->names[answer->count][room.length] = 0;
+    answer->members = members;
+    answer->seqs[answer->count++] = seq;
+}
+
+/* --- A worker --- */
+
+__attribute__((unused)) static struct answer publish_as(struct worker *w, const char *room, const char *user, struct text key, const char *tail,
+                                bool retry, bool asked)
+{
+    struct bus_publish publish = {text(room), text(user), key, text("{\"n\":"), text(tail), retry, asked};
+    struct answer answer = {0};
+
+    bus_publish(w->bus, &publish, on_published, &answer);
+    assert_int_equal(answer.calls, 1);
+    return answer;
+}
+
+__attribute__((unused)) static struct answer publish(struct worker *w, const char *room, const char *tail)
+{
+    return publish_as(w, room, "ann", (struct text){NULL, 0}, tail, false, false);
+}
+
+static void on_record(void *arg, const struct message *message)
+{
+    struct worker *w = arg;
+
+    assert_true(w->records < HEARD_MAX);
+    w->seqs[w->records++] = message->seq;
+    snprintf(w->last_event, sizeof w->last_event, "%.*s", (int)message->event.length, message->event.data);
+    if (w->answer_room.length > 0) {
+        w->answer_room.length = 0;
+        assert_int_equal(publish(w, "lobby", ",\"answer\":1}").status, BUS_OK);
+    }
+}
+
+static void on_event(void *arg, struct text room, struct text user, struct text event)
+{
+    struct worker *w = arg;
+
+    assert_true(text_is(room, "lobby") && text_is(user, "ann"));
+    w->events++;
+    snprintf(w->last_event, sizeof w->last_event, "%.*s", (int)event.length, event.data);
+}
+
+static void on_lost(void *arg)
+{
+    ((struct worker *)arg)->lost++;
+}
+
+static void on_gone(void *arg, struct text room, struct text user, uint32_t members)
+{
+    struct worker *w = arg;
+
+    w->gone++;
+    w->left = members;
+    snprintf(w->last_gone, sizeof w->last_gone, "%.*s/%.*s", (int)room.length, room.data, (int)user.length, user.data);
+}
+
+static void on_committed(void *arg)
+{
+    ((struct worker *)arg)->committed++;
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    (void)timer;
+}
+
+__attribute__((unused)) static void attach(struct worker *w)
+{
+    const struct bus_handler handler = {w, on_record, on_event, on_lost, on_gone};
+
+    assert_int_equal(bus_log_new(&w->bus, &w->loop, w->ring, &handler, on_committed, w), 0);
+}
+
+__attribute__((unused)) static void start_worker(struct worker *w, struct ring *ring)
+{
+    w->ring = ring;
+    assert_int_equal(uv_loop_init(&w->loop), 0);
+    uv_timer_init(&w->loop, &w->tick);
+    attach(w);
+}
+
+__attribute__((unused)) static void stop_worker(struct worker *w)
+{
+    bus_log_close(w->bus);
+    uv_close((uv_handle_t *)&w->tick, NULL);
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&w->loop), 0);
+    ring_close(w->ring);
+}
+
+/* One turn that waits for a datagram `ms` at most; true when it ended well before. */
+__attribute__((unused)) static bool sleep_once(struct worker *w, uint64_t ms)
+{
+    int64_t start = clock_monotonic_ms();
+
+    uv_update_time(&w->loop);
+    uv_timer_start(&w->tick, on_tick, ms, 0);
+    uv_run(&w->loop, UV_RUN_ONCE);
+    uv_timer_stop(&w->tick);
+    return clock_monotonic_ms() - start < (int64_t)ms / 2;
+}
+
+__attribute__((unused)) static int set_up_sized(void **state, uint64_t size)
+{
+    struct pair *pair = calloc(1, sizeof *pair);
+
+    assert_non_null(pair);
+    open_host(&pair->host, size);
+    start_worker(&pair->a, open_ring(pair->host.dir, size));
+    start_worker(&pair->b, open_ring(pair->host.dir, size));
+    assert_int_equal(pair->a.ring->seat, 0);
+    assert_int_equal(pair->b.ring->seat, 1);
+    *state = pair;
+    return 0;
+}
+
+__attribute__((unused)) static int set_up(void **state)
+{
+    return set_up_sized(state, BUS_RING);
+}
+
+__attribute__((unused)) static int set_up_large(void **state)
+{
+    return set_up_sized(state, 8 << 20);
+}
+
+__attribute__((unused)) static int tear_down(void **state)
+{
+    struct pair *pair = *state;
+
+    stop_worker(&pair->a);
+    stop_worker(&pair->b);
+    close_host(&pair->host);
+    free(pair);
+    return 0;
+}
+
+__attribute__((unused)) static void open_it(struct worker *w, const char *room)
+{
+    struct answer answer = {0};
+
+    bus_open(w->bus, text(room), 0, on_status, &answer);
+    assert_int_equal(answer.status, BUS_OK);
+}
+
+__attribute__((unused)) static uint64_t subscribe(struct worker *w, const char *room)
+{
+    struct answer answer = {0};
+
+    open_it(w, room);
+    bus_subscribe(w->bus, text(room), on_subscribed, &answer);
+    assert_int_equal(answer.calls, 1);
+    assert_int_equal(answer.status, BUS_OK);
+    return answer.seq;
+}
+
+#endif
