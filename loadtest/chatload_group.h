@@ -1,7 +1,7 @@
 /* A group of clients that chat with a server: all that one thread of chatload works with.
  *
  * A group owns its sockets, its epoll and its counters and touches nothing else, so that several can run
- * beside each other and be added up. All calls must come from one thread at a time. Times are CLOCK_MONOTONIC
+ * beside each other. All calls must come from one thread at a time. Times are CLOCK_MONOTONIC
  * nanoseconds. Memory that can't be had ends the program; so does a kernel that refuses sockets.
  *
  * Client i is user "u<i>" in room "r<i mod rooms>"; clients 0 to publishers-1 publish in turn. Message k of a

@@ -30,15 +30,6 @@ void hist_record(struct hist *hist, uint64_t value)
         hist->max = value;
 }
 
-void hist_merge(struct hist *into, const struct hist *from)
-{
-    into->count += from->count;
-    if (from->max > into->max)
-        into->max = from->max;
-    for (unsigned i = 0; i < HIST_BUCKETS; i++)
-        into->buckets[i] += from->buckets[i];
-}
-
 uint64_t hist_quantile(const struct hist *hist, double share)
 {
     uint64_t wanted = (uint64_t)(share * (double)hist->count), seen = 0;

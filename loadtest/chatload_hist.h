@@ -18,7 +18,6 @@ struct hist {
 };
 
 void hist_record(struct hist *hist, uint64_t value);
-void hist_merge(struct hist *into, const struct hist *from);
 
 /* The value below which `share` (0 to 1) of all lie; 0 when it is empty. */
 uint64_t hist_quantile(const struct hist *hist, double share);

@@ -21,8 +21,8 @@ void *conn_data(const struct conn *conn);
 /* Queues a frame: takes one reference of its own. Written at the end of the loop turn. On a closing conn
  * nothing happens. When what waits behind the first frame would pass send_queue_bytes, and the kernel takes
  * nothing either, the frame is not taken and the conn closes with CLOSE_SLOW: what waits is dropped but for a
- * frame that is half sent. An empty queue takes one frame of any size, whose length is not the peer's fault. on_close is never called from inside. No allocation
- * while at most two frames wait. */
+ * frame that is half sent. An empty queue takes one frame of any size, whose length is not the peer's fault.
+ * on_close is never called from inside. No allocation while at most two frames wait. */
 void conn_send(struct conn *conn, struct frame *frame);
 
 /* Queues one text message with a frame of its own. */

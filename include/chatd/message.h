@@ -20,7 +20,7 @@ struct message {
     struct text key; /* length 0: none */
     uint8_t uid[MESSAGE_UID_SIZE];
     uint64_t seq;
-    uint64_t previous; /* the room's number before this one, 0 for the first since it was opened */
+    uint64_t previous; /* the room's number before this one; for the first since it was opened, that number - 1 */
     int64_t time_ms;
     struct text event;  /* the final bytes of the event */
     uint64_t position;  /* where the bus keeps it: opaque to everybody but bus and store */

@@ -94,4 +94,8 @@ void net_free(struct net *net); /* after net_close and a loop run to its end */
  * Backlog is the kernel's maximum. Returns the fd or a negative errno. */
 int listener_open(const char *host, int *port) __attribute__((warn_unused_result));
 
+/* 0 when nobody listens there, -EADDRINUSE when somebody does, though SO_REUSEPORT might let listener_open in
+ * beside; another negative errno when the address can't be bound at all. */
+int listener_probe(const char *host, int port) __attribute__((warn_unused_result));
+
 #endif

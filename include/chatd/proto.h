@@ -14,6 +14,8 @@
 
 struct json_t;
 
+enum { PROTO_ID_MAX = 1024 }; /* bytes of an id as JSON */
+
 enum command_type {
     COMMAND_HELLO,
     COMMAND_JOIN,

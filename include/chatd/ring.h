@@ -31,6 +31,12 @@ enum { RING_ID_SIZE = 16, RING_ATTACH_MAX = 512, RING_ERROR_MAX = 200 };
 int ring_open(struct ring **ring, const char *data_dir, const uint8_t store_id[RING_ID_SIZE], uint64_t size,
               char error[RING_ERROR_MAX]) __attribute__((warn_unused_result));
 void ring_close(struct ring *ring); /* unmaps; the file stays */
+
+/* A ring that was made, not found, remembers no room. Numbers that an earlier one gave but that were never stored are known to
+ * nobody now: until ring_begin says that the store has moved its numbers above them (store_sqlite_new_life), it is new. */
+bool ring_is_new(const struct ring *ring);
+void ring_begin(struct ring *ring);
+
 const char *ring_path(const struct ring *ring);
 
 /* --- The store's side: one writer per host at a time, in a thread of its own --- */

@@ -5,6 +5,8 @@
 #ifndef CHATD_WORKER_H
 #define CHATD_WORKER_H
 
+#include <signal.h>
+
 #include "chatd/config.h"
 #include "chatd/limit.h"
 #include "chatd/metrics.h"
@@ -21,11 +23,13 @@ struct worker_shared {
     uint8_t session_key[TOKEN_KEY_SIZE];
 };
 
-/* Makes the store ready, finds or makes the ring, reads the session key. config->data_dir exists and is locked by the
- * caller. Negative errno with the reason in `error`. */
+/* Makes the store ready, finds or makes the ring, reads the session key. config->data_dir exists and is
+ * locked by the caller. Negative errno with the reason in `error`. */
 int worker_prepare(const struct config *config, struct worker_shared *shared, char error[WORKER_ERROR_MAX])
     __attribute__((warn_unused_result));
-void worker_unprepare(struct worker_shared *shared); /* by the master at its end; also when nothing was prepared */
+
+/* By the master at its end; also when nothing was prepared. */
+void worker_unprepare(struct worker_shared *shared);
 
 struct worker_args {
     const struct config *config; /* this process's copy */
@@ -33,8 +37,9 @@ struct worker_args {
     struct limit *limit;
     const struct worker_shared *shared;
     int worker;           /* its number: metrics slot; below METRICS_WORKERS_MAX, unique among live workers */
-    int listener;         /* listening socket; stays the master's as well */
+    int listener;         /* listening socket; stays the master's as well; closed when the drain begins */
     const char *data_dir; /* exists, is locked by the master */
+    sigset_t signals;     /* the mask to take once signals are handled; those that come before wait */
 };
 
 /* Runs to its end in the forked child and returns its exit code. What the master expects of it:

@@ -232,6 +232,16 @@ void ring_close(struct ring *ring)
     free(ring);
 }
 
+bool ring_is_new(const struct ring *ring)
+{
+    return !ring->header->begun;
+}
+
+void ring_begin(struct ring *ring)
+{
+    ring->header->begun = 1;
+}
+
 const char *ring_path(const struct ring *ring)
 {
     return ring->path;

@@ -14,7 +14,7 @@
 #include "chatd/ring.h"
 
 enum {
-    RING_LAYOUT = 2,
+    RING_LAYOUT = 3,
     RING_INBOX = 4096,          /* positions in a worker's inbox, a power of two */
     RING_MEMBERS_MAX = 1 << 20, /* rows of (room, user, worker) */
     RING_CHUNK = 1024,          /* rows whose memory is reserved at a time */
@@ -95,6 +95,7 @@ struct ring_header {
     uint64_t magic;
     uint32_t layout;
     uint32_t ready; /* written last when the file is made */
+    uint32_t begun; /* ring_begin */
     uint64_t size;  /* bytes for records */
     uint64_t key_buckets;
     uint64_t hash_seed;

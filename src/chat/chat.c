@@ -17,7 +17,7 @@ static void on_event(void *arg, struct text name, struct text user, struct text 
     struct room *room = room_find(arg, name);
 
     if (room)
-        room_tell(room, event, user);
+        presence_event(room, user, event);
 }
 
 static void on_lost(void *arg)

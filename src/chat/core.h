@@ -78,6 +78,14 @@ struct live {
     struct member *member;
 };
 
+/* Most bytes of messages in one answer when nothing waits before it: the longest texts, escaped, times join_limit would be
+ * 24 MB for one connection. */
+enum { ANSWER_BYTES_MAX = 8 << 20 };
+
+/* How much of a page may go into an answer to this session: an empty send queue takes a frame of any size, behind others it
+ * must leave room for what is still to come. */
+size_t session_answer_space(const struct session *session);
+
 enum room_state { ROOM_OPENING, ROOM_LIVE };
 
 struct room {
@@ -94,7 +102,7 @@ struct room {
     uint64_t delivered;    /* highest number handed to members here */
     uint64_t seen;         /* highest number that the bus brought, delivered or not */
     uint64_t asked;        /* `seen` when the catch-up under way began */
-    struct join *waiting;  /* for the room to be open */
+    struct join *waiting, **waiting_end; /* for the room to be open; the end only while there are some */
     struct frame *turn;    /* this turn's message frames, one after the other */
     uint32_t turn_messages;
     struct room *dirty_next;
@@ -134,6 +142,7 @@ void rooms_command(struct session *session, const struct command *command);
 
 /* presence.c */
 void presence_changed(struct chat *chat, struct text room, struct text user, bool joined, uint32_t members);
+void presence_event(struct room *room, struct text user, struct text event); /* from the bus, to members here */
 void presence_tick(struct chat *chat);
 void typing_command(struct session *session, const struct command *command);
 

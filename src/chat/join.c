@@ -21,7 +21,6 @@ struct join {
     bool capped;      /* `limit` is ours, not what the client asked for */
     bool incomplete;  /* older ones are missing from the page */
     uint32_t limit;
-    uint32_t members;
     uint64_t above;   /* numbers up to here are in the page, or were not asked for */
     uint64_t upto;    /* of the look-up under way */
     struct page page;
@@ -68,13 +67,10 @@ static void fail(struct join *join, enum store_status status)
         member_free(member);
 }
 
-/* An empty send queue takes an answer of any size; behind others the newest messages that fit in half of it, and the client
- * pages back. */
+/* The newest messages that fit; the client pages back. */
 static uint32_t first_that_fits(struct join *join)
 {
-    size_t space = conn_queued(join->pending.session->conn) == 0
-                       ? SIZE_MAX
-                       : (size_t)join->room->chat->config->send_queue_bytes / 2;
+    size_t space = session_answer_space(join->pending.session);
     uint32_t first = join->page.count, oldest = join->page.count > join->limit ? join->page.count - join->limit : 0;
 
     while (first > oldest && join->page.entries[first - 1].length + 1 <= space) {
@@ -97,7 +93,7 @@ static void finish(struct join *join)
         proto_begin(out, "joined", pending_id(&join->pending));
         proto_member(out, "room", room_name(join->room));
         proto_number(out, "seq", join->room->delivered);
-        proto_number(out, "members", join->members);
+        proto_number(out, "members", bus_count(join->room->chat->bus, room_name(join->room)));
         buf_add_literal(out, ",\"messages\":[");
         for (uint32_t i = first; i < join->page.count; i++) {
             if (i > first)
@@ -158,7 +154,6 @@ static void on_entered(void *arg, enum bus_status status, uint32_t members, bool
         return;
     }
     join->member->entered = true;
-    join->members = members;
     if (changed)
         presence_changed(room->chat, room_name(room), session_user(join->pending.session), true, members);
     step_replay(join);
@@ -169,7 +164,6 @@ static void step_enter(struct join *join)
     struct chat *chat = join->room->chat;
 
     if (join->member->entered) {
-        join->members = bus_count(chat->bus, room_name(join->room));
         step_replay(join);
         return;
     }
@@ -178,12 +172,30 @@ static void step_enter(struct join *join)
     bus_enter(chat->bus, room_name(join->room), (struct text){join->user, join->user_length}, on_entered, join);
 }
 
+/* In the order in which they came. */
+static void wait_for_room(struct join *join)
+{
+    struct room *room = join->room;
+
+    if (!room->waiting)
+        room->waiting_end = &room->waiting;
+    *room->waiting_end = join;
+    room->waiting_end = &join->next;
+}
+
+static struct join *take_waiting(struct room *room)
+{
+    struct join *join = room->waiting;
+
+    room->waiting = join->next;
+    return join;
+}
+
 void join_room_open(struct room *room)
 {
     while (room->waiting) {
-        struct join *join = room->waiting;
+        struct join *join = take_waiting(room);
 
-        room->waiting = join->next;
         if (join->member)
             step_enter(join);
         else
@@ -193,12 +205,8 @@ void join_room_open(struct room *room)
 
 void join_room_failed(struct room *room, enum store_status status)
 {
-    while (room->waiting) {
-        struct join *join = room->waiting;
-
-        room->waiting = join->next;
-        fail(join, status);
-    }
+    while (room->waiting)
+        fail(take_waiting(room), status);
 }
 
 static void set_range(struct join *join, const struct command *command, uint32_t most)
@@ -245,8 +253,6 @@ void join_command(struct session *session, const struct command *command)
     set_range(join, command, (uint32_t)config->join_limit);
     if (room->state == ROOM_LIVE)
         step_enter(join);
-    else {
-        join->next = room->waiting;
-        room->waiting = join;
-    }
+    else
+        wait_for_room(join);
 }

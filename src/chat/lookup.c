@@ -59,9 +59,7 @@ static void on_history(void *arg, enum store_status status, const struct page *p
 {
     struct lookup *lookup = arg;
     struct buf *out = status == STORE_OK ? begin(lookup, "history") : NULL;
-    size_t space = out && conn_queued(lookup->pending.session->conn) == 0
-                       ? SIZE_MAX
-                       : (size_t)lookup->chat->config->send_queue_bytes / 2;
+    size_t space = out ? session_answer_space(lookup->pending.session) : 0;
     uint32_t first = page->count;
 
     if (status != STORE_OK)

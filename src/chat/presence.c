@@ -5,6 +5,8 @@
  * the room. */
 #include "core.h"
 
+/* The event goes out without its count: who tells it to members adds the one of that moment. Several who come in one turn would
+ * else leave the last of them with an old number. */
 void presence_changed(struct chat *chat, struct text room, struct text user, bool joined, uint32_t members)
 {
     struct buf *out = &chat->scratch;
@@ -15,11 +17,23 @@ void presence_changed(struct chat *chat, struct text room, struct text user, boo
     proto_begin(out, "presence", (struct text){NULL, 0});
     proto_member(out, "room", room);
     proto_member(out, "user", user);
-    buf_add_string(out, joined ? ",\"event\":\"join\"" : ",\"event\":\"leave\"");
-    proto_number(out, "members", members);
-    buf_add_literal(out, "}");
+    buf_add_string(out, joined ? ",\"event\":\"join\",\"members\":" : ",\"event\":\"leave\",\"members\":");
     /* Passing: when there is no place for it, it is dropped. */
     (void)!bus_emit(chat->bus, room, user, (struct text){out->data, out->length});
+}
+
+void presence_event(struct room *room, struct text user, struct text event)
+{
+    struct buf *out = &room->chat->scratch;
+
+    if (event.length > 0 && event.data[event.length - 1] == ':') {
+        out->length = 0;
+        buf_add(out, event.data, event.length);
+        buf_add_u64(out, bus_count(room->chat->bus, room_name(room)));
+        buf_add_literal(out, "}");
+        event = (struct text){out->data, out->length};
+    }
+    room_tell(room, event, user);
 }
 
 static void tell_count(struct room *room, uint32_t members)

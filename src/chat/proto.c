@@ -52,7 +52,10 @@ static bool take_id(const json_t *json, struct command *command, struct refusal 
     if (!command->id_text)
         abort();
     command->id = (struct text){command->id_text, strlen(command->id_text)};
-    return true;
+    if (command->id.length <= PROTO_ID_MAX)
+        return true;
+    command->id.length = 0; /* what waits for an answer keeps its id: it must have an end */
+    return refuse(refusal, "bad_request", "id may have %d bytes at most", PROTO_ID_MAX);
 }
 
 static bool take_type(const json_t *json, struct command *command, struct refusal *refusal)

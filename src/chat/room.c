@@ -16,7 +16,7 @@
 enum {
     TURN_BYTES = 1024,         /* a turn frame's first capacity; it doubles */
     TURN_BYTES_MAX = 64 * 1024, /* then it is sealed: a slow reader holds no more than it has not read */
-    CATCH_UP_MAX = 10000,      /* more missing than this and members come back with `since` themselves */
+    CATCH_UP_MAX = 4000,       /* more missing than this and members come back with `since` themselves */
 };
 
 struct text room_name(const struct room *room)
@@ -242,7 +242,8 @@ static void on_caught_up(void *arg, enum store_status status, const struct page 
         const struct page_entry *e = &page->entries[i];
 
         room_deliver(room, (struct text){page->bytes.data + e->offset, e->length});
-        room->delivered = e->seq;
+        if (room->delivered < e->seq)
+            room->delivered = e->seq;
     }
     /* Another round only for what was heard of since this one began: a number that turned out void never comes. */
     if (again || (room->seen > room->asked && room->seen > room->delivered))

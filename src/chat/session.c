@@ -13,6 +13,11 @@ struct text session_user(const struct session *session)
     return (struct text){session->user, session->user_length};
 }
 
+size_t session_answer_space(const struct session *session)
+{
+    return conn_queued(session->conn) == 0 ? ANSWER_BYTES_MAX : (size_t)session->chat->config->send_queue_bytes / 2;
+}
+
 void session_answer(struct session *session, const struct buf *json)
 {
     conn_send_text(session->conn, json->data, json->length);

@@ -8,8 +8,7 @@
 /* Sends `json` and frees it: the caller's buffer is empty afterwards. */
 void answer_json(struct conn *conn, int status, struct buf *json);
 
-/* {"error":{"code":…,"message":…}}. `headers` is NULL or finished lines. Other than http_respond_error it
- * keeps the connection: these requests were understood. */
+/* {"error":{"code":…,"message":…}}, like http_respond_error; `headers` is NULL or finished lines. */
 void answer_error(struct conn *conn, int status, const char *headers, const char *code, const char *message);
 
 #endif

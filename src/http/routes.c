@@ -96,8 +96,8 @@ void routes_request(struct routes *routes, struct conn *conn, const struct http_
         /* RFC 9110 section 15.5.22 asks for Upgrade, section 7.8 for the option in Connection that goes with
          * it. */
         answer_error(conn, 426,
-                     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n", "upgrade_required",
-                     "this address speaks WebSocket only");
+                     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
+                     "upgrade_required", "this address speaks WebSocket only");
         break;
     case ROUTE_NONE:
         break;

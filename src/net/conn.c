@@ -106,14 +106,15 @@ void conn_finish(struct conn *conn, enum close_reason reason)
     if (conn->state == CONN_CLOSED)
         return;
     conn->state = CONN_CLOSED;
+    /* Out of the table first: the handler may call net_close, which goes on until the table is empty. */
+    struct conn *last = net->table[--net->count];
+    net->table[conn->index] = last;
+    last->index = conn->index;
     conn_detach(conn, reason);
     if (!(conn->flags & FLAG_UPGRADED))
         metrics_add(http_connections, -1);
     net->queued -= conn->queue.bytes;
     outq_clear(&conn->queue);
-    struct conn *last = net->table[--net->count];
-    net->table[conn->index] = last;
-    last->index = conn->index;
     /* From uv_close on libuv doesn't look at the descriptor any more. The memory is its until on_closed. */
     uv_close((uv_handle_t *)&conn->poll, on_closed);
     close(conn->fd);
@@ -344,15 +345,16 @@ void conn_queue(struct conn *conn, struct frame *frame)
     conn_mark(conn);
 }
 
-/* What waits behind the frame that is being written counts: an answer may be larger than the limit, and what follows it is
- * not the peer's fault either until the limit is full once more. */
+/* What waits behind the frame that is being written counts: an answer may be larger than the limit, and what
+ * follows it is not the peer's fault either until the limit is full once more. */
 static bool has_room(const struct conn *conn, size_t more)
 {
-    return outq_behind(&conn->queue) + more <= (uint64_t)conn->net->config->send_queue_bytes;
+    return conn->queue.count == 0 ||
+           outq_behind(&conn->queue) + more <= (uint64_t)conn->net->config->send_queue_bytes;
 }
 
-/* A burst within one loop turn (a long catch-up) may pass the limit although the peer reads well: what the kernel takes
- * now makes room. */
+/* A burst within one loop turn (a long catch-up) may pass the limit although the peer reads well: what the
+ * kernel takes now makes room. */
 static bool make_room(struct conn *conn, size_t more)
 {
     uint64_t before = conn->queue.bytes;
@@ -362,6 +364,8 @@ static bool make_room(struct conn *conn, size_t more)
         return true;
     rest = outq_write(&conn->queue, conn->fd, &conn->net->tally);
     conn->net->queued -= before - conn->queue.bytes;
+    if (rest < 0)
+        conn_close(conn, CLOSE_GONE);
     return rest >= 0 && has_room(conn, more);
 }
 
@@ -369,8 +373,8 @@ void conn_send(struct conn *conn, struct frame *frame)
 {
     if (conn->state != CONN_OPEN)
         return;
-    if (conn->queue.count > 0 && !make_room(conn, frame->length))
-        conn_close(conn, CLOSE_SLOW);
+    if (!make_room(conn, frame->length))
+        conn_close(conn, CLOSE_SLOW); /* or for the reason that make_room found */
     else
         conn_queue(conn, frame);
 }

@@ -351,6 +351,8 @@ static void upgrade(struct conn *conn, const struct http_request *request)
         code = "refused";
         message = "the connection was refused";
         status = handler->on_upgrade(handler->arg, conn, request, &code, &message);
+        if (conn->state == CONN_CLOSED) /* the handler closed the whole net */
+            return;
     }
     if (status != 0) {
         refuse_request(conn, status, code, message);

@@ -78,7 +78,7 @@ struct net {
     uv_poll_t listener;
     int listen_fd; /* -1: not listening */
     int reserve;   /* descriptor given up when there are no more, see listener.c */
-    bool listener_closing;
+    bool listener_paused;
     bool stopping;
     bool closed;
     struct conn **table; /* all connections but those in CONN_CLOSED */
@@ -124,6 +124,7 @@ size_t http_header_count(const struct http_request *request, const char *name);
 
 /* listener.c */
 int listener_start(struct net *net, int fd);
+void listener_resume(struct net *net); /* from the sweep: ends a pause, see listener.c */
 void listener_stop(struct net *net);
 
 #endif

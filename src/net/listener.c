@@ -1,4 +1,5 @@
-/* listener.c - sockets to listen on, and the accept loop with its answer to running out of descriptors. */
+/* listener.c - sockets to listen on, and the accept loop with its answer to running out of descriptors. Where
+ * even that can't be given it pauses until the next sweep: a listener that stays readable would spin. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -6,6 +7,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -48,6 +50,26 @@ static int bound_port(int fd)
                                                : ((struct sockaddr_in *)&address)->sin_port);
 }
 
+/* A socket without SO_REUSEPORT can't be bound where one with it listens, whoever owns that. SO_REUSEADDR
+ * lets it pass by connections of an earlier run that are still in TIME_WAIT. */
+int listener_probe(const char *host, int port)
+{
+    struct sockaddr_storage address;
+    socklen_t length;
+    int error = parse_address(host, port, &address, &length);
+    if (error != 0)
+        return error;
+    int fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    if (set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) != 0 ||
+        (address.ss_family == AF_INET6 && set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0) != 0) ||
+        bind(fd, (struct sockaddr *)&address, length) != 0)
+        error = -errno;
+    close(fd);
+    return error;
+}
+
 int listener_open(const char *host, int *port)
 {
     struct sockaddr_storage address;
@@ -71,6 +93,25 @@ int listener_open(const char *host, int *port)
     return fd;
 }
 
+static void on_acceptable(uv_poll_t *poll, int status, int events);
+
+static void pause_listener(struct net *net)
+{
+    net->listener_paused = true;
+    uv_poll_stop(&net->listener);
+}
+
+void listener_resume(struct net *net)
+{
+    if (net->reserve < 0)
+        net->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (!net->listener_paused)
+        return;
+    net->listener_paused = false;
+    if (net->listen_fd >= 0 && uv_poll_start(&net->listener, UV_READABLE, on_acceptable) != 0)
+        abort(); /* it was pollable before: a failure is a bug of ours */
+}
+
 /* No descriptor is left: the one in reserve lets a client hear why, instead of waiting in the queue. */
 static bool refuse_one(struct net *net)
 {
@@ -82,6 +123,7 @@ static bool refuse_one(struct net *net)
                           sizeof body - 1, body);
     if (net->reserve >= 0)
         close(net->reserve);
+    net->reserve = -1;
     int fd = accept4(net->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
         metrics_add(refused_total, 1);
@@ -93,6 +135,8 @@ static bool refuse_one(struct net *net)
                 log_debug("refused_unread", "errno=%d", errno);
         }
         close(fd);
+    } else if (errno != EAGAIN) {
+        pause_listener(net);
     }
     net->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     return fd >= 0;
@@ -115,8 +159,9 @@ static bool accept_one(struct net *net)
     case ECONNABORTED:
     case EINTR:
         return true;
-    default: /* network errors of the new socket arrive here, see accept(2) */
-        log_warn("accept_failed", "error=\"%s\"", strerror(errno));
+    default: /* network errors of the new socket arrive here, see accept(2); and no memory for one */
+        log_warn("accept_failed", "error=%s", strerror(errno));
+        pause_listener(net);
         return false;
     }
 }

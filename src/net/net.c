@@ -72,6 +72,7 @@ static void on_prepare(uv_prepare_t *prepare)
 static void on_sweep(uv_timer_t *timer)
 {
     struct net *net = timer->data;
+    listener_resume(net);
     uint32_t visits = net->count / NET_SWEEP_SLICES + 1;
     if (net->cursor == 0)
         net->cursor = net->count;
@@ -151,6 +152,7 @@ void net_close(struct net *net)
 {
     if (net->closed)
         return;
+    net->closed = true; /* before any on_close, which may call this again */
     net->stopping = true;
     listener_stop(net);
     for (uint32_t i = net->count; i-- > 0;) {
@@ -161,7 +163,6 @@ void net_close(struct net *net)
     while (net->count > 0)
         conn_finish(net->table[net->count - 1], CLOSE_STOPPING);
     flush_dirty(net); /* only empties the list */
-    net->closed = true;
     report(net);
     uv_close((uv_handle_t *)&net->timer, NULL);
     uv_close((uv_handle_t *)&net->check, NULL);

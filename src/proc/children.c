@@ -31,6 +31,7 @@ __attribute__((noreturn)) static void run_worker(struct children *children, int 
         .worker = number,
         .listener = children->listeners->fds[lane],
         .data_dir = children->config->data_dir,
+        .signals = children->signals,
     };
     char name[16];
 
@@ -42,12 +43,7 @@ __attribute__((noreturn)) static void run_worker(struct children *children, int 
         _exit(1);
     snprintf(name, sizeof(name), "chatd-w%d", number);
     prctl(PR_SET_NAME, name);
-    /* A terminal sends these to the whole group; the master decides what they mean. */
-    signal(SIGINT, SIG_IGN);
-    signal(SIGHUP, SIG_IGN);
-    sigprocmask(SIG_SETMASK, &children->signals, NULL);
     listeners_keep(children->listeners, lane);
-    log_set_worker(number);
     exit(worker_run(&args));
 }
 

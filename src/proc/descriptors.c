@@ -8,7 +8,7 @@
 
 enum {
     WANTED_MAX = 1048576, /* more would cost memory for a table that nobody fills */
-    WORKER_OVERHEAD = 64, /* what a worker holds beside connections and wakeups of its siblings */
+    WORKER_OVERHEAD = 64, /* what a worker holds beside connections, however many siblings it has */
     COMFORTABLE = 65536
 };
 
@@ -47,7 +47,7 @@ long descriptors_raise(void)
 
 void descriptors_report(long limit, int workers)
 {
-    long each = limit - WORKER_OVERHEAD - workers;
+    long each = limit - WORKER_OVERHEAD;
 
     if (each < 1)
         each = 1;

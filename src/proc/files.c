@@ -69,11 +69,13 @@ static int write_pid(int fd)
 {
     char text[32];
     int length = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+    ssize_t written;
 
     if (ftruncate(fd, 0) != 0)
         return -errno;
-    if (pwrite(fd, text, (size_t)length, 0) != length)
-        return errno != 0 ? -errno : -ENOSPC;
+    written = pwrite(fd, text, (size_t)length, 0);
+    if (written != length)
+        return written < 0 ? -errno : -ENOSPC;
     return 0;
 }
 
@@ -92,7 +94,6 @@ int files_lock_data(const char *data_dir, char error[FILES_ERROR_MAX])
         snprintf(error, FILES_ERROR_MAX, "data_dir %.250s can't be used: %s", data_dir, strerror(-result));
         return -1;
     }
-    errno = 0;
     result = lock_file(fd, &pid);
     if (result == 0)
         result = write_pid(fd);
@@ -117,7 +118,6 @@ int files_write_pid(const char *path, char error[FILES_ERROR_MAX])
     fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     result = fd < 0 ? -errno : 0;
     if (result == 0) {
-        errno = 0;
         result = write_pid(fd);
         close(fd);
         if (result == 0 && rename(temporary, path) != 0)

@@ -1,10 +1,12 @@
 /* worker.c - one worker process: the only file that knows net, chat, bus, store and HTTP all together.
  *
- * A loop turn: what arrived is read and carried out, then (on_flush) the bus hands up what other workers published, rooms hand
- * their bytes of this turn to their members, and net writes once per connection. A tick a second does what is due by time.
+ * A loop turn: what arrived is read and carried out, then (on_flush) the bus hands up what other workers
+ * published, rooms hand their bytes of this turn to their members, and net writes once per connection. A tick
+ * a second does what is due by time.
  *
- * Stopping, in this order: no new connections; `reconnect` and 1001 to everybody whose acks are sent; when the last one is gone,
- * or drain_timeout is over, net closes; then the bus, then the store, whose writer commits what is left. */
+ * Stopping, in this order: no new connections; `reconnect` and 1001 to everybody whose acks are sent; when
+ * the last one is gone, or drain_timeout is over, net closes; then the store, whose writer commits what is
+ * left, and then the bus, which the store needs to the end. */
 #include "chatd/worker.h"
 
 #include <errno.h>
@@ -43,7 +45,8 @@ struct worker {
     struct store *store;
     struct routes routes;
     int64_t drain_until_ms;
-    int64_t turn_began_us; /* when the loop woke for this turn */
+    uint64_t upgrading; /* address of the conn between its on_upgrade and its on_open */
+    int64_t busy_us;    /* a clock that stands still while the loop waits; when on_flush came last */
     int64_t turn_max_us;
     unsigned ticks;
 };
@@ -55,7 +58,13 @@ int worker_prepare(const struct config *config, struct worker_shared *shared, ch
     int status = store_sqlite_prepare(config->data_dir, store_id, reason);
 
     if (status == 0)
-        status = ring_open(&shared->ring, config->data_dir, store_id, (uint64_t)config->bus_log_bytes, reason);
+        status =
+            ring_open(&shared->ring, config->data_dir, store_id, (uint64_t)config->bus_log_bytes, reason);
+    if (status == 0 && ring_is_new(shared->ring)) {
+        status = store_sqlite_new_life(config->data_dir, reason);
+        if (status == 0)
+            ring_begin(shared->ring);
+    }
     if (status != 0) {
         snprintf(error, WORKER_ERROR_MAX, "%s", reason);
         return status;
@@ -95,7 +104,8 @@ static int on_upgrade(void *arg, struct conn *conn, const struct http_request *r
 
     if (status != 0)
         return status;
-    if (!limit_connect(w->args->limit, address_of(conn), getpid(), w->args->config->max_connections_per_ip)) {
+    w->upgrading = address_of(conn);
+    if (!limit_connect(w->args->limit, w->upgrading, getpid(), w->args->config->max_connections_per_ip)) {
         *code = "rate_limited";
         *message = "too many connections from this address";
         return 429;
@@ -103,9 +113,13 @@ static int on_upgrade(void *arg, struct conn *conn, const struct http_request *r
     return 0;
 }
 
+/* Asked again, the kernel might not know the address of a peer that just went away, and what was counted for
+ * it would stay. */
 static void on_open(void *arg, struct conn *conn)
 {
-    chat_open(((struct worker *)arg)->chat, conn, address_of(conn));
+    struct worker *w = arg;
+
+    chat_open(w->chat, conn, w->upgrading);
 }
 
 static void on_text(void *arg, struct conn *conn, const char *text, size_t length)
@@ -117,21 +131,27 @@ static void on_close(void *arg, struct conn *conn, enum close_reason reason)
 {
     struct worker *w = arg;
 
+    (void)reason;
     routes_closed(&w->routes, conn);
     chat_closed(w->chat, conn);
-    log_debug("closed", "conn=%llu reason=%s", (unsigned long long)conn_id(conn), close_reason_word(reason));
 }
 
+static int64_t busy_clock_us(struct worker *w)
+{
+    return clock_monotonic_us() - (int64_t)(uv_metrics_idle_time(&w->loop) / 1000);
+}
+
+/* Comes before and after each wait for events, so what lies between two calls is one turn or a part of it. */
 static void on_flush(void *arg)
 {
     struct worker *w = arg;
-    int64_t now = clock_monotonic_us();
+    int64_t busy = busy_clock_us(w);
 
+    if (busy - w->busy_us > w->turn_max_us)
+        w->turn_max_us = busy - w->busy_us;
+    w->busy_us = busy;
     bus_turn(w->bus);
     chat_turn(w->chat);
-    /* From waking up to here; the flush itself is in the next turn's share. */
-    if (w->turn_began_us > 0 && now - w->turn_began_us > w->turn_max_us)
-        w->turn_max_us = now - w->turn_began_us;
 }
 
 /* ---- what time brings ---- */
@@ -191,7 +211,7 @@ static void send_away(void *arg, struct conn *conn)
     struct worker *w = arg;
     uint32_t random = 0, window = (uint32_t)w->args->config->drain_timeout;
 
-    if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0)
+    if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
         random = (uint32_t)conn_id(conn) * 2654435761u;
     chat_send_away(w->chat, conn, window > 0 ? random % window : 0);
 }
@@ -207,6 +227,9 @@ static void on_term(uv_signal_t *signal, int number)
     metrics_set(draining, 1);
     log_info("draining", "connections=%u", net_count(w->net));
     net_stop_listening(w->net);
+    /* As long as anybody holds the listener open the kernel completes handshakes on it. When it is not ours
+     * alone, the others go on with it. */
+    close(w->args->listener);
     net_each(w->net, send_away, w);
     w->drain_until_ms = clock_monotonic_ms() + w->args->config->drain_timeout;
     uv_timer_start(&w->drain, on_drain, 0, DRAIN_STEP_MS);
@@ -224,6 +247,8 @@ static void on_usr1(uv_signal_t *signal, int number)
 
 static int start_handles(struct worker *w)
 {
+    int error;
+
     uv_timer_init(&w->loop, &w->tick);
     uv_timer_init(&w->loop, &w->drain);
     uv_signal_init(&w->loop, &w->on_term);
@@ -232,9 +257,10 @@ static int start_handles(struct worker *w)
     signal(SIGINT, SIG_IGN); /* a Ctrl-C reaches the whole group; the master says what is to be done */
     signal(SIGHUP, SIG_IGN);
     uv_timer_start(&w->tick, on_tick, TICK_MS, TICK_MS);
-    if (uv_signal_start(&w->on_term, on_term, SIGTERM) != 0)
-        return -EINVAL;
-    return uv_signal_start(&w->on_usr1, on_usr1, SIGUSR1);
+    error = uv_signal_start(&w->on_term, on_term, SIGTERM);
+    if (error == 0)
+        error = uv_signal_start(&w->on_usr1, on_usr1, SIGUSR1);
+    return error != 0 ? error : -pthread_sigmask(SIG_SETMASK, &w->args->signals, NULL);
 }
 
 static int start(struct worker *w)
@@ -269,6 +295,8 @@ int worker_run(const struct worker_args *args)
     metrics_enter(args->metrics, args->worker);
     error = uv_loop_init(&w.loop);
     if (error == 0)
+        error = uv_loop_configure(&w.loop, UV_METRICS_IDLE_TIME);
+    if (error == 0)
         error = start(&w);
     if (error != 0) {
         log_error("worker_failed", "error=%s", strerror(-error));
@@ -278,6 +306,7 @@ int worker_run(const struct worker_args *args)
     metrics_set(beat_ms, clock_monotonic_ms());
     metrics_set(ready, 1);
     log_debug("worker_ready", "pid=%d", (int)getpid());
+    w.busy_us = busy_clock_us(&w);
     uv_run(&w.loop, UV_RUN_DEFAULT);
     net_free(w.net);
     chat_free(w.chat);

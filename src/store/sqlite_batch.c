@@ -263,7 +263,8 @@ static enum verdict add_message(struct sqlite_batch *batch, struct ring *ring, c
         return BROKEN;
     if (sqlite3_changes(batch->db) == 0)
         verdict = judge_conflict(batch, ring, room, message);
-    if (verdict == STORED)
+    /* A number that became void was seen by members: it isn't given again either. */
+    if (verdict == STORED || verdict == VOID)
         note_highest(batch, room, message);
     return verdict;
 }

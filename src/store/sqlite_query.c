@@ -11,7 +11,8 @@
 enum statement { HIGHEST, BY_KEY, BY_NUMBER, PAGE, ROOMS, STATEMENTS };
 
 static const char *const SQL[STATEMENTS] = {
-    [HIGHEST] = "SELECT highest FROM rooms WHERE name = ?1",
+    [HIGHEST] = "SELECT coalesce((SELECT highest FROM rooms WHERE name = ?1),"
+                " (SELECT value << 20 FROM meta WHERE name = 'lives'), 0)",
     [BY_KEY] = "SELECT seq FROM messages WHERE room = " ROOM_ID " AND user = ?2 AND key = ?3",
     [BY_NUMBER] = "SELECT uid FROM messages WHERE room = " ROOM_ID " AND seq = ?2",
     [PAGE] = "SELECT seq, event FROM messages WHERE room = " ROOM_ID " AND seq > ?2 AND seq <= ?3"
@@ -76,11 +77,8 @@ static enum store_status read_number(sqlite3_stmt *statement, struct sqlite_requ
 
 static enum store_status highest(struct sqlite_query *query, struct sqlite_request *request)
 {
-    enum store_status status;
-
     bind_room(query->statements[HIGHEST], request);
-    status = read_number(query->statements[HIGHEST], request);
-    return status == STORE_NONE ? STORE_OK : status;
+    return read_number(query->statements[HIGHEST], request);
 }
 
 static enum store_status find(struct sqlite_query *query, struct sqlite_request *request)

@@ -216,6 +216,20 @@ static int use_wal(sqlite3 *db, char error[RING_ERROR_MAX])
     return status;
 }
 
+/* Opens for the master's own few statements, in a transaction. */
+static int begin(sqlite3 **db, const char *path, char error[RING_ERROR_MAX])
+{
+    int status = open_db(db, path, SQLITE_SCHEMA_WRITE, error);
+
+    if (status != 0)
+        return status;
+    sqlite3_busy_timeout(*db, SCHEMA_PREPARE_BUSY_MS);
+    status = use_wal(*db, error);
+    if (status == 0)
+        status = set_up(*db, SQLITE_SCHEMA_WRITE, error);
+    return status != 0 ? status : run(*db, "BEGIN IMMEDIATE", error);
+}
+
 int sqlite_schema_prepare(const char *data_dir, uint8_t store_id[RING_ID_SIZE], char error[RING_ERROR_MAX])
 {
     char path[PATH_MAX];
@@ -235,19 +249,32 @@ int sqlite_schema_prepare(const char *data_dir, uint8_t store_id[RING_ID_SIZE], 
         snprintf(error, RING_ERROR_MAX, "%.150s: %.40s", path, strerror(-status));
         return status;
     }
-    status = open_db(&db, path, SQLITE_SCHEMA_WRITE, error);
-    if (status != 0)
-        return status;
-    sqlite3_busy_timeout(db, SCHEMA_PREPARE_BUSY_MS);
-    status = use_wal(db, error);
-    if (status == 0)
-        status = set_up(db, SQLITE_SCHEMA_WRITE, error);
-    if (status == 0)
-        status = run(db, "BEGIN IMMEDIATE", error);
+    status = begin(&db, path, error);
     if (status == 0)
         status = check(db, store_id, error);
     if (status == 0)
         status = run(db, "COMMIT", error);
     sqlite3_close(db); /* rolls back what is open */
+    return status;
+}
+
+int sqlite_schema_new_life(const char *data_dir, char error[RING_ERROR_MAX])
+{
+    char path[PATH_MAX];
+    sqlite3 *db = NULL;
+    int status = make_path(path, data_dir, error);
+
+    if (status == 0)
+        status = begin(&db, path, error);
+    if (status == 0)
+        status = run(db, "UPDATE rooms SET highest = ((highest >> 20) + 1) << 20 WHERE highest > 0", error);
+    if (status == 0)
+        status = run(db,
+                     "INSERT INTO meta(name, value) VALUES('lives', 0)"
+                     " ON CONFLICT(name) DO UPDATE SET value = value + 1",
+                     error);
+    if (status == 0)
+        status = run(db, "COMMIT", error);
+    sqlite3_close(db);
     return status;
 }

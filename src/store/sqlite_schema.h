@@ -15,6 +15,9 @@ enum sqlite_schema_mode { SQLITE_SCHEMA_READ, SQLITE_SCHEMA_WRITE };
 int sqlite_schema_prepare(const char *data_dir, uint8_t store_id[RING_ID_SIZE], char error[RING_ERROR_MAX])
     __attribute__((warn_unused_result));
 
+/* store_sqlite_new_life. */
+int sqlite_schema_new_life(const char *data_dir, char error[RING_ERROR_MAX]) __attribute__((warn_unused_result));
+
 /* Opens a file that was prepared. */
 int sqlite_schema_open(sqlite3 **db, const char *data_dir, enum sqlite_schema_mode mode,
                        char error[RING_ERROR_MAX]) __attribute__((warn_unused_result));

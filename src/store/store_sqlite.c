@@ -37,6 +37,11 @@ int store_sqlite_prepare(const char *data_dir, uint8_t store_id[RING_ID_SIZE], c
     return sqlite_schema_prepare(data_dir, store_id, error);
 }
 
+int store_sqlite_new_life(const char *data_dir, char error[RING_ERROR_MAX])
+{
+    return sqlite_schema_new_life(data_dir, error);
+}
+
 /* Asks to be woken for the lowest position. A position that is committed already is seen to in the next turn
  * of the loop. */
 static void await_first(struct store_sqlite *self)

@@ -316,6 +316,24 @@ async def test_a_retry_long_after_a_restart_asks_the_store(chatd, people):
     assert len(await ana.history("r")) == 10
 
 
+async def test_a_room_that_was_emptied_and_forgotten_never_gives_a_number_twice(chatd, people):
+    """Retention takes all messages of a room, then the bus forgets it: the room's row in the store still knows."""
+    server = chatd(workers=2)
+    ana = await people.member("ana", "r")
+    last = [await ana.say("r", f"text {i}") for i in range(10)][-1]["seq"]
+    assert await asyncio.to_thread(server.stop) == 0
+    server.forget_bus()
+    with sqlite3.connect(server.database) as database:
+        database.execute("DELETE FROM messages")
+    database.close()
+    server.start()
+    bob = await people.connect("bob")
+    joined = await bob.join("r", since=last)
+    assert joined["messages"] == [] and joined["complete"] is True and joined["seq"] >= last
+    assert (await bob.say("r", "after"))["seq"] > joined["seq"]
+    assert [m["text"] for m in await bob.history("r")] == ["after"]
+
+
 # -- opening rooms -------------------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ struct answer {
     char names[256][8];
 };
 
-__attribute__((unused)) static void on_status(void *arg, enum bus_status status)
+static inline void on_status(void *arg, enum bus_status status)
 {
     struct answer *answer = arg;
 
@@ -47,19 +47,19 @@ __attribute__((unused)) static void on_status(void *arg, enum bus_status status)
     answer->status = status;
 }
 
-__attribute__((unused)) static void on_published(void *arg, enum bus_status status, const struct message *message)
+static inline void on_published(void *arg, enum bus_status status, const struct message *message)
 {
     on_status(arg, status);
     ((struct answer *)arg)->message = *message;
 }
 
-__attribute__((unused)) static void on_subscribed(void *arg, enum bus_status status, uint64_t seq)
+static inline void on_subscribed(void *arg, enum bus_status status, uint64_t seq)
 {
     on_status(arg, status);
     ((struct answer *)arg)->seq = seq;
 }
 
-__attribute__((unused)) static void on_members(void *arg, enum bus_status status, uint32_t members, bool changed)
+static inline void on_members(void *arg, enum bus_status status, uint32_t members, bool changed)
 {
     struct answer *answer = arg;
 
@@ -68,7 +68,7 @@ __attribute__((unused)) static void on_members(void *arg, enum bus_status status
     answer->changed = changed;
 }
 
-__attribute__((unused)) static void on_listed(void *arg, uint32_t count, const struct text *users, uint32_t listed)
+static inline void on_listed(void *arg, uint32_t count, const struct text *users, uint32_t listed)
 {
     struct answer *answer = arg;
 
@@ -81,7 +81,7 @@ __attribute__((unused)) static void on_listed(void *arg, uint32_t count, const s
     }
 }
 
-__attribute__((unused)) static void on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below)
+static inline void on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below)
 {
     struct answer *answer = arg;
 
@@ -90,15 +90,16 @@ __attribute__((unused)) static void on_window(void *arg, enum bus_status status,
     answer->count = page->count;
     for (uint32_t i = 0; i < page->count && i < 256; i++) {
         char expected[64];
-        int length = snprintf(expected, sizeof expected, "{\"n\":%llu,\"time\":", (unsigned long long)page->entries[i].seq);
+        const struct page_entry *entry = &page->entries[i];
+        int length = snprintf(expected, sizeof expected, "{\"n\":%llu,\"time\":", (unsigned long long)entry->seq);
 
-        answer->seqs[i] = page->entries[i].seq;
+        answer->seqs[i] = entry->seq;
         assert_true(i == 0 || answer->seqs[i] > answer->seqs[i - 1]);
-        assert_memory_equal(page->bytes.data + page->entries[i].offset, expected, (size_t)length);
+        assert_memory_equal(page->bytes.data + entry->offset, expected, (size_t)length);
     }
 }
 
-__attribute__((unused)) static void on_room(void *arg, struct text room, uint32_t members, uint64_t seq)
+static inline void on_room(void *arg, struct text room, uint32_t members, uint64_t seq)
 {
     struct answer *answer = arg;
 
@@ -111,8 +112,8 @@ __attribute__((unused)) static void on_room(void *arg, struct text room, uint32_
 
 /* --- A worker --- */
 
-__attribute__((unused)) static struct answer publish_as(struct worker *w, const char *room, const char *user, struct text key, const char *tail,
-                                bool retry, bool asked)
+static inline struct answer publish_as(struct worker *w, const char *room, const char *user, struct text key,
+                                       const char *tail, bool retry, bool asked)
 {
     struct bus_publish publish = {text(room), text(user), key, text("{\"n\":"), text(tail), retry, asked};
     struct answer answer = {0};
@@ -122,7 +123,7 @@ __attribute__((unused)) static struct answer publish_as(struct worker *w, const 
     return answer;
 }
 
-__attribute__((unused)) static struct answer publish(struct worker *w, const char *room, const char *tail)
+static inline struct answer publish(struct worker *w, const char *room, const char *tail)
 {
     return publish_as(w, room, "ann", (struct text){NULL, 0}, tail, false, false);
 }
@@ -173,14 +174,14 @@ static void on_tick(uv_timer_t *timer)
     (void)timer;
 }
 
-__attribute__((unused)) static void attach(struct worker *w)
+static inline void attach(struct worker *w)
 {
     const struct bus_handler handler = {w, on_record, on_event, on_lost, on_gone};
 
     assert_int_equal(bus_log_new(&w->bus, &w->loop, w->ring, &handler, on_committed, w), 0);
 }
 
-__attribute__((unused)) static void start_worker(struct worker *w, struct ring *ring)
+static inline void start_worker(struct worker *w, struct ring *ring)
 {
     w->ring = ring;
     assert_int_equal(uv_loop_init(&w->loop), 0);
@@ -188,7 +189,7 @@ __attribute__((unused)) static void start_worker(struct worker *w, struct ring *
     attach(w);
 }
 
-__attribute__((unused)) static void stop_worker(struct worker *w)
+static inline void stop_worker(struct worker *w)
 {
     bus_log_close(w->bus);
     uv_close((uv_handle_t *)&w->tick, NULL);
@@ -198,7 +199,7 @@ __attribute__((unused)) static void stop_worker(struct worker *w)
 }
 
 /* One turn that waits for a datagram `ms` at most; true when it ended well before. */
-__attribute__((unused)) static bool sleep_once(struct worker *w, uint64_t ms)
+static inline bool sleep_once(struct worker *w, uint64_t ms)
 {
     int64_t start = clock_monotonic_ms();
 
@@ -209,7 +210,7 @@ __attribute__((unused)) static bool sleep_once(struct worker *w, uint64_t ms)
     return clock_monotonic_ms() - start < (int64_t)ms / 2;
 }
 
-__attribute__((unused)) static int set_up_sized(void **state, uint64_t size)
+static inline int set_up_sized(void **state, uint64_t size)
 {
     struct pair *pair = calloc(1, sizeof *pair);
 
@@ -223,17 +224,17 @@ __attribute__((unused)) static int set_up_sized(void **state, uint64_t size)
     return 0;
 }
 
-__attribute__((unused)) static int set_up(void **state)
+static inline int set_up(void **state)
 {
     return set_up_sized(state, BUS_RING);
 }
 
-__attribute__((unused)) static int set_up_large(void **state)
+static inline int set_up_large(void **state)
 {
     return set_up_sized(state, 8 << 20);
 }
 
-__attribute__((unused)) static int tear_down(void **state)
+static inline int tear_down(void **state)
 {
     struct pair *pair = *state;
 
@@ -244,7 +245,7 @@ __attribute__((unused)) static int tear_down(void **state)
     return 0;
 }
 
-__attribute__((unused)) static void open_it(struct worker *w, const char *room)
+static inline void open_it(struct worker *w, const char *room)
 {
     struct answer answer = {0};
 
@@ -252,7 +253,7 @@ __attribute__((unused)) static void open_it(struct worker *w, const char *room)
     assert_int_equal(answer.status, BUS_OK);
 }
 
-__attribute__((unused)) static uint64_t subscribe(struct worker *w, const char *room)
+static inline uint64_t subscribe(struct worker *w, const char *room)
 {
     struct answer answer = {0};
 
@@ -261,6 +262,16 @@ __attribute__((unused)) static uint64_t subscribe(struct worker *w, const char *
     assert_int_equal(answer.calls, 1);
     assert_int_equal(answer.status, BUS_OK);
     return answer.seq;
+}
+
+static inline struct answer enter(struct worker *w, const char *room, const char *user)
+{
+    struct answer answer = {0};
+
+    bus_enter(w->bus, text(room), text(user), on_members, &answer);
+    assert_int_equal(answer.calls, 1);
+    assert_int_equal(answer.status, BUS_OK);
+    return answer;
 }
 
 #endif

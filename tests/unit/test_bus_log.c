@@ -1,5 +1,5 @@
-/* test_bus_log.c - what one worker publishes reaches the other, or it is told that it missed something; and what becomes
- * of one that dies. */
+/* test_bus_log.c - what one worker publishes reaches the other, or it is told that it missed something; and what
+ * becomes of one that dies. */
 #include "bus_host.h"
 
 #include <sys/socket.h>

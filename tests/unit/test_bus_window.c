@@ -47,8 +47,8 @@ static struct answer window(struct worker *w, uint64_t above, uint64_t upto, uin
     return answer;
 }
 
-static void assert_window(struct worker *w, uint64_t above, uint64_t upto, uint32_t limit, uint64_t first, unsigned count,
-                          uint64_t below)
+static void assert_window(struct worker *w, uint64_t above, uint64_t upto, uint32_t limit, uint64_t first,
+                          unsigned count, uint64_t below)
 {
     struct answer answer = window(w, above, upto, limit);
 
@@ -135,16 +135,6 @@ static void test_void_numbers_are_left_out_of_the_window(void **state)
 }
 
 /* --- Members and rooms --- */
-
-static struct answer enter(struct worker *w, const char *room, const char *user)
-{
-    struct answer answer = {0};
-
-    bus_enter(w->bus, text(room), text(user), on_members, &answer);
-    assert_int_equal(answer.calls, 1);
-    assert_int_equal(answer.status, BUS_OK);
-    return answer;
-}
 
 static void test_a_user_on_two_workers_is_one_member(void **state)
 {

@@ -228,7 +228,7 @@ static void test_a_turn_is_one_frame_for_those_who_were_members_then(void **stat
     say(w, ana, "{\"type\":\"join\",\"id\":3,\"room\":\"r\",\"since\":7}");
     fill(w, 1);
     turn(w);
-    assert_string_equal(got(ana), "m4+m5 m6 m7 joined=7[]#3 join:eve/3 leave:bob/2 m8");
+    assert_string_equal(got(ana), "m4+m5 m6 m7 joined=7[]#3 join:eve/2 leave:bob/2 m8");
     assert_string_equal(got(bob), "m4+m5 m6 left#2");
     assert_string_equal(got(eve), "m6 m7 leave:bob/2 m8");
     world_free(w);
@@ -267,7 +267,7 @@ static void test_presence_is_told_up_to_its_limit_and_counted_beyond(void **stat
     say(w, bob, LEAVE);
     room_of(w, "r")->others = 2;
     turn(w);
-    assert_string_equal(got(ana), "leave:bob/2");
+    assert_string_equal(got(ana), "leave:bob/3"); /* the count of the moment it is told */
     say(w, bob, JOIN);
     turn(w);
     chat_tick(w->chat);
@@ -372,6 +372,60 @@ static void test_history_behind_others_is_trimmed_but_never_empty(void **state)
     world_free(w);
 }
 
+static void keep_users(struct conn *conn, const json_t *message)
+{
+    const json_t *users = json_object_get(message, "users");
+
+    if (users)
+        assert_int_equal(json_array_size(users), (size_t)conn->id);
+}
+
+static void test_members_are_listed_for_anybody_who_asks(void **state)
+{
+    struct conn *ana, *bob;
+    struct world *w = world_with(0, &ana);
+
+    (void)state;
+    bob = sign_in(w, "bob"); /* the second connection, as many as there are members */
+    say(w, sign_in(w, "bob"), JOIN);
+    bob->on_message = keep_users;
+    say(w, bob, "{\"type\":\"members\",\"id\":1,\"room\":\"r\"}");
+    assert_string_equal(got(bob), "members#1");
+    say(w, ana, "{\"type\":\"members\",\"id\":1,\"room\":\"nobody\"}");
+    assert_string_equal(got(ana), "members#1");
+    world_free(w);
+}
+
+static void test_rooms_with_bytes_of_this_turn_are_freed_in_any_order(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(0, &ana);
+
+    (void)state;
+    for (int i = 0; i < 6; i++) {
+        char text[80];
+
+        snprintf(text, sizeof text, "{\"type\":\"%s\",\"room\":\"%d\",\"text\":\"x\"}",
+                 i < 3 ? "join" : "message", i % 3);
+        say(w, ana, text);
+        if (i < 3)
+            settle(w);
+    }
+    for (struct fake_room *r = w->rooms; r; r = r->next)
+        for (size_t i = 0; i < r->record_count; i++) {
+            struct message message = message_of(r, &r->records[i]);
+
+            w->bus.handler.on_record(w->bus.handler.arg, &message);
+        }
+    lose(w);
+    say(w, ana, "{\"type\":\"leave\",\"room\":\"1\"}");
+    assert_string_equal(got(ana), "m1");
+    say(w, ana, "{\"type\":\"leave\",\"room\":\"0\"}");
+    turn(w);
+    assert_string_equal(got(ana), "m1 m1");
+    world_free(w);
+}
+
 static void test_look_ups_whose_asker_is_gone_or_whose_store_is_away(void **state)
 {
     struct world *w = world_new();
@@ -407,6 +461,8 @@ int main(void)
         cmocka_unit_test(test_typing_reaches_others_but_neither_the_sender_nor_slow_readers),
         cmocka_unit_test(test_history_is_pages_of_window_and_store),
         cmocka_unit_test(test_history_behind_others_is_trimmed_but_never_empty),
+        cmocka_unit_test(test_members_are_listed_for_anybody_who_asks),
+        cmocka_unit_test(test_rooms_with_bytes_of_this_turn_are_freed_in_any_order),
         cmocka_unit_test(test_look_ups_whose_asker_is_gone_or_whose_store_is_away),
     };
 
