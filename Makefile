@@ -80,7 +80,8 @@ install: build/chatd ## install below DESTDIR (PREFIX=/usr/local, SYSCONFDIR=/et
 
 asan: build/asan/chatd $(UNIT:%=build/asan/%) $(FUZZ:fuzz_%=build/asan/replay_%) ## address + undefined sanitizer: build/asan/chatd, unit tests, corpus replay
 
-# gcc's thread sanitizer can't live with a highly randomised address space.
+# gcc's thread sanitizer can't live with a highly randomised address space, and doesn't know pthread_mutex_clocklock: it
+# would call each unlock after one a bug.
 tsan: build/tsan/chatd $(TSAN_UNIT:%=build/tsan/%) ## thread sanitizer: build/tsan/chatd, and run the unit tests with threads
 	@for test in $(TSAN_UNIT); do \
 	    echo "tsan  $$test"; \
@@ -111,6 +112,10 @@ autobahn: build/ws_echo build/deps/test ## the whole Autobahn suite against buil
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# The settings table is where it comes from; a unit test compares the two.
+chat.conf.example: include/chatd/config.def build/release/print_example
+	$(Q)build/release/print_example >$@
 
 clean: ## remove build/
 	rm -rf build
@@ -186,6 +191,10 @@ build/fuzz/fuzz_%: build/fuzz/obj/tests/fuzz/fuzz_%.o build/fuzz/libchatd.a
 build/ws_echo: $(call objects,release,tests/support/ws_echo.c $(wildcard src/base/*.c src/net/*.c)) build/sources
 	$(call say,LINK,$@)
 	$(Q)$(call link,release) -o $@ $(filter %.o,$^) $(LIBS)
+
+build/release/print_example: $(call objects,release,tests/support/print_example.c) build/release/libchatd.a
+	$(call say,LINK,$@)
+	$(Q)$(call link,release) -o $@ $^ $(LIBS)
 
 build/floor: $(call objects,release,loadtest/floor.c)
 	$(call say,LINK,$@)

@@ -258,8 +258,8 @@ static void print_threads(const struct run *run)
     for (unsigned i = 0; i < run->end.threads; i++) {
         const struct proc_thread *thread = &run->end.thread[i];
         double cpu = thread->cpu - thread_cpu_in(&run->start, thread->tid);
-        char name[sizeof thread->name];
-        memcpy(name, thread->name, sizeof name);
+        char name[sizeof(thread->name)];
+        memcpy(name, thread->name, sizeof(name));
         for (char *c = name; *c; c++)
             if (*c < ' ' || *c == '"' || *c == '\\' || *c > '~')
                 *c = '?';
@@ -324,7 +324,7 @@ int main(int argc, char **argv)
 {
     struct options options;
     options_parse(&options, argc, argv);
-    struct run *run = calloc(1, sizeof *run);
+    struct run *run = calloc(1, sizeof(*run));
     if (!run)
         return 2;
     run->options = &options;

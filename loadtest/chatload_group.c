@@ -137,7 +137,7 @@ __attribute__((format(printf, 3, 4))) static void client_say(struct group *g, st
 {
     va_list args;
     va_start(args, format);
-    int len = vsnprintf(g->write + WS_HEAD_MAX, sizeof g->write - WS_HEAD_MAX, format, args);
+    int len = vsnprintf(g->write + WS_HEAD_MAX, sizeof(g->write) - WS_HEAD_MAX, format, args);
     va_end(args);
     client_send_frame(g, client, WS_TEXT, (size_t)len);
 }
@@ -152,19 +152,19 @@ static void client_open(struct group *g, uint32_t index)
     if (client->fd < 0)
         die("chatload: socket");
     g->connecting++;
-    setsockopt(client->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    setsockopt(client->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+    setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     if (options->source_addresses > 0) {
         struct sockaddr_in source = {.sin_family = AF_INET};
         source.sin_addr.s_addr = htonl(INADDR_LOOPBACK + index % options->source_addresses);
         /* Without this bind() would take a port of its own, from one range for all destinations. */
-        setsockopt(client->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-        if (bind(client->fd, (struct sockaddr *)&source, sizeof source) < 0) {
+        setsockopt(client->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one));
+        if (bind(client->fd, (struct sockaddr *)&source, sizeof(source)) < 0) {
             client_fail_errno(g, client, "bind:");
             return;
         }
     }
-    if (connect(client->fd, (const struct sockaddr *)&options->server, sizeof options->server) < 0 &&
+    if (connect(client->fd, (const struct sockaddr *)&options->server, sizeof(options->server)) < 0 &&
         errno != EINPROGRESS)
         client_fail_errno(g, client, "connect:");
     else
@@ -175,14 +175,14 @@ static void on_connected(struct group *g, struct client *client)
 {
     char request[512];
     int error = 0;
-    socklen_t size = sizeof error;
+    socklen_t size = sizeof(error);
     getsockopt(client->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error) {
         errno = error;
         client_fail_errno(g, client, "connect:");
         return;
     }
-    int len = snprintf(request, sizeof request,
+    int len = snprintf(request, sizeof(request),
                        "GET /ws HTTP/1.1\r\nHost: %.200s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                        "Sec-WebSocket-Key: " HANDSHAKE_KEY "\r\nSec-WebSocket-Version: 13\r\n\r\n",
                        g->options->host, ntohs(g->options->server.sin_port));
@@ -322,7 +322,7 @@ static void on_frame(struct group *g, struct client *client, const struct ws_fra
         char code[16] = "without a code";
         const unsigned char *byte = (const unsigned char *)frame->payload;
         if (frame->len >= 2)
-            snprintf(code, sizeof code, "%d", byte[0] << 8 | byte[1]);
+            snprintf(code, sizeof(code), "%d", byte[0] << 8 | byte[1]);
         client_fail(g, client, "closed by the server:", (struct slice){code, strlen(code)});
     }
 }
@@ -395,9 +395,9 @@ static void publish(struct group *g, uint64_t message, uint64_t due)
         g->tally.unsent++;
         return;
     }
-    int len = snprintf(text, sizeof text, "%016llx ", (unsigned long long)due);
+    int len = snprintf(text, sizeof(text), "%016llx ", (unsigned long long)due);
     for (unsigned i = (unsigned)len; i < g->options->text_bytes; i++)
-        text[i] = filler[i % (sizeof filler - 1)];
+        text[i] = filler[i % (sizeof(filler) - 1)];
     text[g->options->text_bytes] = '\0';
     g->tally.sent++;
     /* A key with the time in it is new on a server that has seen earlier runs, too. */
@@ -427,10 +427,10 @@ static void on_timer(struct group *g)
 
 struct group *group_new(const struct group_options *options)
 {
-    struct group *g = must(calloc(1, sizeof *g));
+    struct group *g = must(calloc(1, sizeof(*g)));
     g->options = options;
-    g->clients = must(calloc(options->connections, sizeof *g->clients));
-    g->top = must(calloc(options->rooms, sizeof *g->top));
+    g->clients = must(calloc(options->connections, sizeof(*g->clients)));
+    g->top = must(calloc(options->rooms, sizeof(*g->top)));
     g->mask = (uint32_t)group_now();
     g->epoll = epoll_create1(EPOLL_CLOEXEC);
     g->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);

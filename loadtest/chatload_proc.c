@@ -22,7 +22,7 @@ static int stat_read(const char *path, struct process *process)
     FILE *file = fopen(path, "re");
     if (!file)
         return -errno;
-    size_t len = fread(line, 1, sizeof line - 1, file);
+    size_t len = fread(line, 1, sizeof(line) - 1, file);
     fclose(file);
     line[len] = '\0';
     char *open = strchr(line, '('), *close = strrchr(line, ')');
@@ -32,7 +32,7 @@ static int stat_read(const char *path, struct process *process)
     *close = '\0';
     process->pid = atoi(line);
     process->cpu = (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
-    snprintf(process->name, sizeof process->name, "%.15s", open + 1);
+    snprintf(process->name, sizeof(process->name), "%.15s", open + 1);
     return 0;
 }
 
@@ -59,13 +59,13 @@ static void on_process(void *context, int pid)
     char path[64];
     if (list->count == list->size) {
         size_t size = list->size ? list->size * 2 : 256;
-        struct process *grown = realloc(list->at, size * sizeof *grown);
+        struct process *grown = realloc(list->at, size * sizeof(*grown));
         if (!grown)
             abort();
         list->at = grown;
         list->size = size;
     }
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    snprintf(path, sizeof(path), "/proc/%d/stat", pid);
     list->count += stat_read(path, &list->at[list->count]) == 0;
 }
 
@@ -80,21 +80,21 @@ static void on_thread(void *context, int tid)
     struct proc_sample *sample = thread->sample;
     struct process process;
     char path[96];
-    snprintf(path, sizeof path, "/proc/%d/task/%d/stat", thread->pid, tid);
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", thread->pid, tid);
     if (sample->threads == PROC_THREADS_MAX || stat_read(path, &process) < 0)
         return;
     struct proc_thread *row = &sample->thread[sample->threads++];
     *row = (struct proc_thread){.pid = thread->pid, .tid = tid, .cpu = process.cpu};
-    memcpy(row->name, process.name, sizeof row->name);
+    memcpy(row->name, process.name, sizeof(row->name));
 }
 
 static uint64_t pss_of(pid_t pid)
 {
     char path[64], line[256];
     unsigned long kilobytes = 0;
-    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
+    snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid);
     FILE *file = fopen(path, "re");
-    while (file && fgets(line, sizeof line, file))
+    while (file && fgets(line, sizeof(line), file))
         if (sscanf(line, "Pss: %lu kB", &kilobytes) == 1)
             break;
     if (file)
@@ -132,7 +132,7 @@ int proc_sample(struct proc_sample *sample, pid_t root, int with_memory)
         sample->cpu += family[i]->cpu;
         if (with_memory)
             sample->pss += pss_of(family[i]->pid);
-        snprintf(path, sizeof path, "/proc/%d/task", family[i]->pid);
+        snprintf(path, sizeof(path), "/proc/%d/task", family[i]->pid);
         numbers_in(path, on_thread, &thread);
     }
     free(list.at);

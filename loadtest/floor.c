@@ -102,7 +102,7 @@ static void client_close(struct floor *f, int fd)
     }
     free(client->in);
     free(client->out);
-    memset(client, 0, sizeof *client);
+    memset(client, 0, sizeof(*client));
     close(fd);
 }
 
@@ -134,7 +134,7 @@ static void reply_frame(struct floor *f, int fd, int opcode, char *payload, size
 {
     char *start = ws_seal(payload, len, opcode);
     size_t total = len + (size_t)(payload - start);
-    if (f->replies_len + total > sizeof f->replies)
+    if (f->replies_len + total > sizeof(f->replies))
         replies_flush(f, fd);
     memcpy(f->replies + f->replies_len, start, total);
     f->replies_len += total;
@@ -147,7 +147,7 @@ __attribute__((format(printf, 3, 4))) static void reply(struct floor *f, int fd,
     char buffer[1024];
     va_list args;
     va_start(args, format);
-    int len = vsnprintf(buffer + WS_HEAD_MAX, sizeof buffer - WS_HEAD_MAX, format, args);
+    int len = vsnprintf(buffer + WS_HEAD_MAX, sizeof(buffer) - WS_HEAD_MAX, format, args);
     va_end(args);
     reply_frame(f, fd, WS_TEXT, buffer + WS_HEAD_MAX, (size_t)len);
 }
@@ -191,7 +191,7 @@ static bool on_message(struct floor *f, int fd, struct slice json, struct slice 
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     char buffer[FLOOR_TEXT_MAX + 1024], *payload = buffer + WS_HEAD_MAX;
-    int len = snprintf(payload, sizeof buffer - WS_HEAD_MAX,
+    int len = snprintf(payload, sizeof(buffer) - WS_HEAD_MAX,
                        "{\"type\":\"message\",\"room\":\"%s\",\"seq\":%llu,\"user\":\"c%d\",\"text\":%.*s,"
                        "\"time\":%lld,\"key\":%.*s}", room->name, seq, fd, (int)text.len, text.at,
                        now.tv_sec * 1000LL + now.tv_nsec / 1000000, (int)key.len, key.at);
@@ -211,7 +211,7 @@ static bool on_join(struct floor *f, int fd, struct slice json, struct slice id)
         return false;
     if (room->count == room->size) {
         room->size = room->size ? room->size * 2 : 4;
-        room->members = must(realloc(room->members, room->size * sizeof *room->members));
+        room->members = must(realloc(room->members, room->size * sizeof(*room->members)));
     }
     client->room = (int16_t)(room - f->rooms);
     client->place = room->count;
@@ -267,7 +267,7 @@ static ssize_t on_request(struct floor *f, int fd, char *at, size_t len)
     key += strlen("\r\nSec-WebSocket-Key:");
     key += strspn(key, " ");
     ws_accept(accept, key, strcspn(key, " \r\n"));
-    int n = snprintf(answer, sizeof answer, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+    int n = snprintf(answer, sizeof(answer), "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
                      "Connection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", accept);
     client_send(f, fd, answer, (size_t)n);
     f->clients[fd].upgraded = true;
@@ -310,9 +310,9 @@ static int listen_on(int port)
 {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    socklen_t len = sizeof address;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* accepted sockets inherit it */
+    socklen_t len = sizeof(address);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* accepted sockets inherit it */
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, len) < 0 || listen(fd, 4096) < 0 ||
         getsockname(fd, (struct sockaddr *)&address, &len) < 0)
         die("floor: listen");
@@ -327,10 +327,10 @@ int main(int argc, char **argv)
         fputs("usage: floor [-j] PORT\n", stderr);
         return 2;
     }
-    struct floor *f = must(calloc(1, sizeof *f));
+    struct floor *f = must(calloc(1, sizeof(*f)));
     f->join_turn = join_turn;
-    f->clients = must(calloc((size_t)sysconf(_SC_OPEN_MAX), sizeof *f->clients));
-    f->rooms = must(calloc(FLOOR_ROOMS_MAX, sizeof *f->rooms));
+    f->clients = must(calloc((size_t)sysconf(_SC_OPEN_MAX), sizeof(*f->clients)));
+    f->rooms = must(calloc(FLOOR_ROOMS_MAX, sizeof(*f->rooms)));
     f->epoll = epoll_create1(EPOLL_CLOEXEC);
     f->listener = listen_on(atoi(argv[argc - 1]));
     watch(f, f->listener, EPOLL_CTL_ADD, EPOLLIN);

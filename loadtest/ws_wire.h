@@ -87,9 +87,9 @@ static inline void ws_accept(char accept[WS_ACCEPT_SIZE], const char *key, size_
     uint8_t digest[SHA1_DIGEST_SIZE];
     sha1_init(&sha);
     sha1_update(&sha, len, (const uint8_t *)key);
-    sha1_update(&sha, sizeof guid - 1, (const uint8_t *)guid);
-    sha1_digest(&sha, sizeof digest, digest);
-    base64_encode_raw(accept, sizeof digest, digest);
+    sha1_update(&sha, sizeof(guid) - 1, (const uint8_t *)guid);
+    sha1_digest(&sha, sizeof(digest), digest);
+    base64_encode_raw(accept, sizeof(digest), digest);
     accept[WS_ACCEPT_SIZE - 1] = '\0';
 }
 

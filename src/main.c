@@ -1,4 +1,6 @@
 /* main.c - the command line. */
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -32,6 +34,18 @@ static int finish(void)
     return EXIT_FAILURE;
 }
 
+/* Started with one of them closed (2>&-), the next file opened would get its number, and the log would be
+ * written into it. */
+static bool have_standard_files(void)
+{
+    int fd;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    return fd >= 0 && close(fd) == 0;
+}
+
 int main(int argc, char **argv)
 {
     static struct config config;
@@ -40,6 +54,8 @@ int main(int argc, char **argv)
     bool test = false;
     int option;
 
+    if (!have_standard_files())
+        return EXIT_FAILURE;
     while ((option = getopt(argc, argv, "c:tVh")) != -1) {
         switch (option) {
         case 'c':

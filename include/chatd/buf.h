@@ -23,7 +23,6 @@ void buf_add(struct buf *buf, const void *data, size_t length);
 void buf_add_string(struct buf *buf, const char *string);
 void buf_add_u64(struct buf *buf, uint64_t number); /* decimal digits */
 void buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
-void buf_consume(struct buf *buf, size_t length); /* drops from the front */
 
 /* A JSON string with its quotes. `text` is valid UTF-8; quotes, backslash and control characters are
  * escaped, everything else stays as it is (RFC 8259 section 7). */

@@ -1,14 +1,17 @@
 /* bus.h - numbers messages, keeps the recent ones, and reaches every worker that has members in a room.
  *
- * The rules are numbered as in src/ARCHITECTURE.md, "Delivery". Two implementations are planned behind this interface: bus_log
- * (shared memory, one host) and Redis; chat code can't tell which it has. So everything that may need a round trip answers through
- * a callback, which may run before the call returns (bus_log always does) or later. Loop thread only; one bus per worker.
+ * The rules are numbered as in src/ARCHITECTURE.md, "Delivery". Two implementations are planned behind
+ * this interface: bus_log (shared memory, one host) and Redis; chat code can't tell which it has. So
+ * everything that may need a round trip answers through a callback, which may run before the call returns
+ * (bus_log always does) or later. Loop thread only; one bus per worker.
  *
- * A room must be OPEN (the bus knows its next number) before it is subscribed or published to; BUS_NOT_OPEN says that it
- * isn't: ask the store for its highest number, call bus_open, try again. Opening twice is harmless.
+ * A room must be OPEN (the bus knows its next number) before it is subscribed or published to;
+ * BUS_NOT_OPEN says that it isn't: ask the store for its highest number, call bus_open, try again. Opening
+ * twice is harmless.
  *
- * Nothing is lost between subscribe and deliver: from the moment on_subscribed names a number, every later record reaches
- * on_record, or on_lost says that records were missed and each room has to be caught up with bus_window. */
+ * Nothing is lost between subscribe and deliver: from the moment on_subscribed names a number, every later
+ * record reaches on_record, or on_lost says that records were missed and each room has to be caught up
+ * with bus_window. */
 #ifndef CHATD_BUS_H
 #define CHATD_BUS_H
 
@@ -32,19 +35,20 @@ enum bus_status {
 /* How the bus calls up. None may be NULL. */
 struct bus_handler {
     void *arg;
-    /* A message of a subscribed room, in rising order per room, but perhaps with a gap (compare `previous`), perhaps twice. */
+    /* A message of a subscribed room, in rising order per room, but perhaps with a gap (compare
+     * `previous`), perhaps twice. */
     void (*on_record)(void *arg, const struct message *message);
     /* A passing event (typing, presence) of a subscribed room; `user` is whom it is about. */
     void (*on_event)(void *arg, struct text room, struct text user, struct text event);
     /* Records were missed: catch every room up. */
     void (*on_lost)(void *arg);
-    /* A user is no longer in a room, by this worker's bus_leave or because the worker with the last connection died; `members`
-     * are left. Called on one worker of all. */
+    /* A user is no longer in a room, by this worker's bus_leave or because the worker with the last
+     * connection died; `members` are left. Called on one worker of all. */
     void (*on_gone)(void *arg, struct text room, struct text user, uint32_t members);
 };
 
-/* What a publisher brings. The event's final bytes are head + number + `,"time":` + milliseconds + tail, put together in the
- * atomic step that gives the number. */
+/* What a publisher brings. The event's final bytes are head + number + `,"time":` + milliseconds + tail,
+ * put together in the atomic step that gives the number. */
 struct bus_publish {
     struct text room, user, key; /* key.length 0: none */
     struct text head, tail;
@@ -58,24 +62,26 @@ typedef void bus_on_subscribed(void *arg, enum bus_status status, uint64_t seq);
 /* Members of a room after an enter; `changed` is true when the user came with this connection. */
 typedef void bus_on_members(void *arg, enum bus_status status, uint32_t members, bool changed);
 
-/* The newest `limit` records of (above, upto] that the bus still has, ascending. `below` is the number before the page's
- * first: when it is > above, the records in (above, below] are the store's, all of them committed before the call. */
+/* The newest `limit` records of (above, upto] that the bus still has, ascending. `below` is the number
+ * before the page's first: when it is > above, the records in (above, below] are the store's, all of them
+ * committed before the call. */
 typedef void bus_on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below);
 
 struct bus_ops {
-    void (*open)(struct bus *bus, struct text room, uint64_t highest, void (*done)(void *arg, enum bus_status status),
-                 void *arg);
+    void (*open)(struct bus *bus, struct text room, uint64_t highest,
+                 void (*done)(void *arg, enum bus_status status), void *arg);
     void (*subscribe)(struct bus *bus, struct text room, bus_on_subscribed *done, void *arg);
     void (*unsubscribe)(struct bus *bus, struct text room);
     void (*publish)(struct bus *bus, const struct bus_publish *publish, bus_on_published *done, void *arg);
     bool (*emit)(struct bus *bus, struct text room, struct text user, struct text event);
-    void (*window)(struct bus *bus, struct text room, uint64_t above, uint64_t upto, uint32_t limit, bus_on_window *done,
-                   void *arg);
+    void (*window)(struct bus *bus, struct text room, uint64_t above, uint64_t upto, uint32_t limit,
+                   bus_on_window *done, void *arg);
     void (*enter)(struct bus *bus, struct text room, struct text user, bus_on_members *done, void *arg);
     void (*leave)(struct bus *bus, struct text room, struct text user);
     uint32_t (*count)(struct bus *bus, struct text room);
     void (*members)(struct bus *bus, struct text room, uint32_t limit,
-                    void (*done)(void *arg, uint32_t count, const struct text *users, uint32_t listed), void *arg);
+                    void (*done)(void *arg, uint32_t count, const struct text *users, uint32_t listed),
+                    void *arg);
     void (*rooms)(struct bus *bus, uint32_t limit,
                   void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq), void *arg);
     void (*turn)(struct bus *bus);
@@ -87,8 +93,8 @@ struct bus {
     struct bus_handler handler;
 };
 
-/* Makes the room known with the next multiple of 2^20 above `highest` as its next number; one that is known stays as it is.
- * BUS_FULL when there is no place for one more room. */
+/* Makes the room known with the next multiple of 2^20 above `highest` as its next number; one that is
+ * known stays as it is. BUS_FULL when there is no place for one more room. */
 static inline void bus_open(struct bus *bus, struct text room, uint64_t highest,
                             void (*done)(void *arg, enum bus_status status), void *arg)
 {
@@ -106,7 +112,8 @@ static inline void bus_unsubscribe(struct bus *bus, struct text room)
     bus->ops->unsubscribe(bus, room);
 }
 
-static inline void bus_publish(struct bus *bus, const struct bus_publish *publish, bus_on_published *done, void *arg)
+static inline void bus_publish(struct bus *bus, const struct bus_publish *publish, bus_on_published *done,
+                               void *arg)
 {
     bus->ops->publish(bus, publish, done, arg);
 }
@@ -117,14 +124,16 @@ static inline bool bus_emit(struct bus *bus, struct text room, struct text user,
     return bus->ops->emit(bus, room, user, event);
 }
 
-static inline void bus_window(struct bus *bus, struct text room, uint64_t above, uint64_t upto, uint32_t limit,
-                              bus_on_window *done, void *arg)
+static inline void bus_window(struct bus *bus, struct text room, uint64_t above, uint64_t upto,
+                              uint32_t limit, bus_on_window *done, void *arg)
 {
     bus->ops->window(bus, room, above, upto, limit, done, arg);
 }
 
-/* One more connection of the user in the room, or one less (on_gone tells when it was the last). The room is subscribed. */
-static inline void bus_enter(struct bus *bus, struct text room, struct text user, bus_on_members *done, void *arg)
+/* One more connection of the user in the room, or one less (on_gone tells when it was the last). The room
+ * is subscribed. */
+static inline void bus_enter(struct bus *bus, struct text room, struct text user, bus_on_members *done,
+                             void *arg)
 {
     bus->ops->enter(bus, room, user, done, arg);
 }
@@ -142,20 +151,24 @@ static inline uint32_t bus_count(struct bus *bus, struct text room)
 
 /* The number of users of any room, and the names of at most `limit` of them. */
 static inline void bus_members(struct bus *bus, struct text room, uint32_t limit,
-                               void (*done)(void *arg, uint32_t count, const struct text *users, uint32_t listed),
+                               void (*done)(void *arg, uint32_t count, const struct text *users,
+                                            uint32_t listed),
                                void *arg)
 {
     bus->ops->members(bus, room, limit, done, arg);
 }
 
-/* Known rooms, those with members first, at most `limit`; complete when it returns. `seq` is the highest number given. */
+/* Known rooms, those with members first, at most `limit`; complete when it returns. `seq` is the highest
+ * number given. */
 static inline void bus_rooms(struct bus *bus, uint32_t limit,
-                             void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq), void *arg)
+                             void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq),
+                             void *arg)
 {
     bus->ops->rooms(bus, limit, visit, arg);
 }
 
-/* Once per loop turn, before output is flushed: hands up what arrived, and wakes whom this worker's publishes concern. */
+/* Once per loop turn, before output is flushed: hands up what arrived, and wakes whom this worker's
+ * publishes concern. */
 static inline void bus_turn(struct bus *bus)
 {
     bus->ops->turn(bus);

@@ -1,11 +1,13 @@
-/* chat.h - users, rooms and messages of one worker: everything between a text from the network and the bus.
+/* chat.h - users, rooms and messages of one worker: everything between a text from the network and the
+ * bus.
  *
- * Knows nothing of libuv, shared memory or databases: it has connections below (conn.h), the bus and the store beside it, and is
- * called by the worker. Loop thread only.
+ * Knows nothing of libuv, shared memory or databases: it has connections below (conn.h), the bus and the
+ * store beside it, and is called by the worker. Loop thread only.
  *
- * Objects: a session per WebSocket connection; a room per room with members here; a member ties one session to one
- * room; a pending is a command whose answer waits for bus or store. A session that ends orphans its pendings, a room lives
- * as long as it has members or pendings: nothing is freed under a callback's feet. */
+ * Objects: a session per WebSocket connection; a room per room with members here; a member ties one
+ * session to one room; a pending is a command whose answer waits for bus or store. A session that ends
+ * orphans its pendings, a room lives as long as it has members or pendings: nothing is freed under a
+ * callback's feet. */
 #ifndef CHATD_CHAT_H
 #define CHATD_CHAT_H
 
@@ -29,18 +31,21 @@ void chat_connect(struct chat *chat, struct bus *bus, struct store *store); /* b
 void chat_free(struct chat *chat); /* when no connection is left and bus and store are closed */
 
 /* From the network (net_handler). */
-/* `address` is what limit_connect counted the connection under; it is given back when the connection is gone. */
+/* `address` is what limit_connect counted the connection under; it is given back when the connection is
+ * gone. */
 void chat_open(struct chat *chat, struct conn *conn, uint64_t address);
 void chat_text(struct chat *chat, struct conn *conn, const char *text, size_t length);
 void chat_closed(struct chat *chat, struct conn *conn); /* also for a conn that chat_open never saw */
 
-/* Once per loop turn, after bus_turn and before output is flushed: hands each room's bytes of this turn to its members. */
+/* Once per loop turn, after bus_turn and before output is flushed: hands each room's bytes of this turn to
+ * its members. */
 void chat_turn(struct chat *chat);
 
 /* Once a second: tells large rooms how many they are. */
 void chat_tick(struct chat *chat);
 
-/* The server stops: tells this connection when to come back (`after_ms`) and closes it, once its acks are sent. */
+/* The server stops: tells this connection when to come back (`after_ms`) and closes it, once its acks are
+ * sent. */
 void chat_send_away(struct chat *chat, struct conn *conn, uint32_t after_ms);
 
 #endif

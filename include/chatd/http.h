@@ -57,7 +57,8 @@ bool http_decode(const char *text, size_t length, char *out, size_t size);
 void http_respond(struct conn *conn, int status, const char *type, const char *headers, const void *body,
                   size_t length);
 
-/* Answers with the JSON error body. */
-void http_respond_error(struct conn *conn, int status, const char *code, const char *message);
+/* http_respond with the JSON error body. */
+void http_respond_error(struct conn *conn, int status, const char *headers, const char *code,
+                        const char *message);
 
 #endif

@@ -1,8 +1,8 @@
 /* log.h - one line per event, with stable keys.
  *
  * A line is an event name and `key=value` pairs, readable in development and one JSON object in
- * production. The sink is standard error or LOG_FILE; it is one of the two process-wide
- * mutable things in chatd (the other is the metrics slot), because everybody may log.
+ * production. The sink is standard error or LOG_FILE; it is one of the two process-wide mutable things in
+ * chatd (the other is the metrics slot), because everybody may log.
  *
  * The pairs are given as one printf-like format, checked by the compiler, whose words are
  * `key=%conversion`, separated by one space (an event without pairs gives " "):
@@ -11,15 +11,15 @@
  *     log_warn("store_failed", "error=%s retry_ms=%u", msg, ms);
  *     log_info("stopped", " ");
  *
- * Conversions: %s %d %i %u %x %o, each also with h, l, ll, z, j, t; %f %e %g %c %p %%, with flags, width and
- * precision. Text may stand around them (`page=http://%s:%d/`) and several make one value. A value that is
- * one number alone is a number in JSON. A string is escaped and quoted as needed (line breaks, terminal
- * controls, text direction marks, broken UTF-8), so what a peer sent can't forge a line. A line is at most
- * LOG_LINE_MAX bytes and written by one write(2); a longer one is cut and says so (`cut=true`). A line that
- * the sink doesn't take is lost.
+ * Conversions: %s %d %i %u %x %o, each also with h, l, ll, z, j, t; %f %e %g %c %p %%, with flags, width
+ * and precision. Text may stand around them (`page=http://%s:%d/`) and several make one value. A value
+ * that is one number alone is a number in JSON. A string is escaped and quoted as needed (line breaks,
+ * terminal controls, text direction marks, broken UTF-8), so what a peer sent can't forge a line. A line
+ * is at most LOG_LINE_MAX bytes and written by one write(2); a longer one is cut and says so (`cut=true`).
+ * A line that the sink doesn't take at once (a full pipe) is lost: logging never waits.
  *
- * Lines of one event name are limited to LOG_BURST a second; what was left out is said once the second
- * is over (`suppressed=N` on that event's next line). Any thread may log; errno is kept. */
+ * Lines of one event name are limited to LOG_BURST a second; what was left out is said once the second is
+ * over (`suppressed=N` on that event's next line). Any thread may log; errno is kept. */
 #ifndef CHATD_LOG_H
 #define CHATD_LOG_H
 

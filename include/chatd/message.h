@@ -1,5 +1,5 @@
-/* message.h - one chat message on its way from publisher to bus, members and store. An open value; pointers are
- * borrowed for the call they are given to. */
+/* message.h - one chat message on its way from publisher to bus, members and store. An open value;
+ * pointers are borrowed for the call they are given to. */
 #ifndef CHATD_MESSAGE_H
 #define CHATD_MESSAGE_H
 
@@ -20,7 +20,8 @@ struct message {
     struct text key; /* length 0: none */
     uint8_t uid[MESSAGE_UID_SIZE];
     uint64_t seq;
-    uint64_t previous; /* the room's number before this one; for the first since it was opened, that number - 1 */
+    /* the room's number before this one; for the first since it was opened, that number - 1 */
+    uint64_t previous;
     int64_t time_ms;
     struct text event;  /* the final bytes of the event */
     uint64_t position;  /* where the bus keeps it: opaque to everybody but bus and store */

@@ -1,8 +1,10 @@
-/* proto.h - JSON text to command, and answers to JSON text: the only reader of client JSON (jansson behind it).
+/* proto.h - JSON text to command, and answers to JSON text: the only reader of client JSON (jansson behind
+ * it).
  *
- * The wire contract is src/PROTOCOL.md. Parsing checks shape and kind of each member a command knows (bad_json, bad_request,
- * unknown_type); what the values mean (names, limits, rights) is judged by those who carry the command out. Unknown members are
- * ignored. Encoding writes straight into a buffer: an event's bytes are made once, by the publisher's worker. */
+ * The wire contract is src/PROTOCOL.md. Parsing checks shape and kind of each member a command knows
+ * (bad_json, bad_request, unknown_type); what the values mean (names, limits, rights) is judged by those
+ * who carry the command out. Unknown members are ignored. Encoding writes straight into a buffer: an
+ * event's bytes are made once, by the publisher's worker. */
 #ifndef CHATD_PROTO_H
 #define CHATD_PROTO_H
 
@@ -47,12 +49,14 @@ struct refusal {
     char message[160];
 };
 
-/* False: *refusal is filled, and command->id if there was a usable one. proto_free is called in both cases. */
+/* False: *refusal is filled, and command->id if there was a usable one. proto_free is called in both
+ * cases. */
 bool proto_parse(const char *text, size_t length, struct command *command, struct refusal *refusal)
     __attribute__((warn_unused_result));
 void proto_free(struct command *command);
 
-/* Appends `{"type":"<type>","id":<id>` (the id only if there is one); the caller goes on with members and `}`. */
+/* Appends `{"type":"<type>","id":<id>` (the id only if there is one); the caller goes on with members and
+ * `}`. */
 void proto_begin(struct buf *buf, const char *type, struct text id);
 
 /* Appends `,"name":"text"`. */

@@ -17,9 +17,11 @@
 int store_sqlite_prepare(const char *data_dir, uint8_t store_id[RING_ID_SIZE], char error[RING_ERROR_MAX])
     __attribute__((warn_unused_result));
 
-/* For a new ring (ring_is_new): moves every room's highest number up to the next multiple of 2^20, and that of rooms the store
- * doesn't know likewise, so that no number given before a power cut is given again, stored or not. By the master. */
-int store_sqlite_new_life(const char *data_dir, char error[RING_ERROR_MAX]) __attribute__((warn_unused_result));
+/* For a new ring (ring_is_new): moves every room's highest number up to the next multiple of 2^20, and
+ * that of rooms the store doesn't know likewise, so that no number given before a power cut is given
+ * again, stored or not. By the master. */
+int store_sqlite_new_life(const char *data_dir, char error[RING_ERROR_MAX])
+    __attribute__((warn_unused_result));
 
 /* Starts the two threads, after the fork. The ring stays the caller's; it has a seat of this worker
  * (bus_log_new) before the first store_commit and until store_sqlite_close, and is not closed before that.

@@ -78,18 +78,6 @@ void buf_printf(struct buf *buf, const char *format, ...)
     buf->length += (size_t)length;
 }
 
-void buf_consume(struct buf *buf, size_t length)
-{
-    if (length >= buf->length) {
-        buf->length = 0;
-        return;
-    }
-    if (length == 0)
-        return;
-    memmove(buf->data, buf->data + length, buf->length - length);
-    buf->length -= length;
-}
-
 static void add_escape(struct buf *buf, unsigned char byte)
 {
     static const char hex[] = "0123456789abcdef";

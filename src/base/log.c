@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -178,6 +179,18 @@ static void add_suppressed(struct log_line *line, uint64_t suppressed)
     log_line_raw(line, text);
 }
 
+/* A pipe whose reader hangs is full one day, and a write would wait for it with the whole loop: such a
+ * line is lost. A pipe that poll calls writable takes PIPE_BUF bytes, more than a line has. */
+static void put(const struct log_line *line)
+{
+    struct pollfd ready = {.fd = sink.fd, .events = POLLOUT};
+
+    if (poll(&ready, 1, 0) == 0)
+        return;
+    while (write(sink.fd, line->data, line->length) < 0 && errno == EINTR)
+        continue;
+}
+
 void log_event(enum log_level level, const char *event, const char *format, ...)
 {
     struct log_line line;
@@ -200,8 +213,7 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
             log_line_pair(&line, key, key_length, &value);
         va_end(args);
         log_line_end(&line);
-        while (write(sink.fd, line.data, line.length) < 0 && errno == EINTR)
-            continue;
+        put(&line);
     }
     pthread_mutex_unlock(&sink.mutex);
     errno = saved;

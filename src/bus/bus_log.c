@@ -1,4 +1,5 @@
-/* bus_log.c - bus.h on the ring: one worker's seat, its inbox, and whom it has to wake at the end of the turn. */
+/* bus_log.c - bus.h on the ring: one worker's seat, its inbox, and whom it has to wake at the end of the
+ * turn. */
 #include "chatd/bus_log.h"
 
 #include <errno.h>
@@ -9,8 +10,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "chatd/clock.h"
 #include "chatd/log.h"
 #include "ring_layout.h"
+
+enum { FULL_TOLD_MS = 10000 }; /* between two lines about a full table */
 
 struct bus_log {
     struct bus bus;
@@ -22,6 +26,7 @@ struct bus_log {
     uint64_t uid_prefix; /* random per process; with the counter it makes uids that never repeat */
     uint64_t uid_counter;
     uint64_t to_wake[RING_INTEREST_WORDS]; /* seats that this turn's publishes concern */
+    int64_t full_told_ms;
     bool appended;                         /* there is something new for the store */
     struct buf copy;      /* of the record being handed up */
     struct buf walk_copy; /* of the record a walk is at: a walk may happen while one is handed up */
@@ -30,6 +35,19 @@ struct bus_log {
 static struct bus_log *self(struct bus *bus)
 {
     return (struct bus_log *)bus;
+}
+
+/* Somebody should know, once in a while. */
+static void tell_full(struct bus_log *b)
+{
+    int64_t now = clock_monotonic_ms();
+
+    if (now - b->full_told_ms < FULL_TOLD_MS)
+        return;
+    b->full_told_ms = now;
+    log_warn("bus_full", "rooms=%u members=%u hint=%s", b->ring->header->rooms.high,
+             b->ring->header->members.high,
+             "more bus_log_bytes make place for more rooms; /dev/shm must have as much");
 }
 
 static void log_open_room(struct bus *bus, struct text room, uint64_t highest,
@@ -41,6 +59,8 @@ static void log_open_room(struct bus *bus, struct text room, uint64_t highest,
     ring_lock(ring);
     row = roster_open(ring, room, highest);
     ring_unlock(ring);
+    if (row == RING_NONE)
+        tell_full(self(bus));
     done(arg, row == RING_NONE ? BUS_FULL : BUS_OK);
 }
 
@@ -117,7 +137,8 @@ static void log_publish(struct bus *bus, const struct bus_publish *publish, bus_
     ring_lock(b->ring);
     status = publish_locked(b, publish, &message);
     ring_unlock(b->ring);
-    /* The ring may turn over these bytes later; names are the caller's own, and the store follows the ring itself. */
+    /* The ring may turn over these bytes later; names are the caller's own, and the store follows the ring
+     * itself. */
     message.room = publish->room;
     message.user = publish->user;
     message.key = publish->key;
@@ -135,13 +156,15 @@ static bool log_emit(struct bus *bus, struct text room, struct text user, struct
     row = roster_find(b->ring, room);
     /* With a store that is down, passing events may take half of the ring: the rest is for messages. */
     if (row != RING_NONE && ring_head(b->ring) - ring_committed(b->ring) < b->ring->header->size / 2)
-        position = append(b, row, &(struct ring_append){RING_EVENT, room, user, {NULL, 0}, event, {NULL, 0}, NULL, 0});
+        position = append(
+            b, row, &(struct ring_append){RING_EVENT, room, user, {NULL, 0}, event, {NULL, 0}, NULL, 0});
     ring_unlock(b->ring);
     return position != 0;
 }
 
 /* Walks back from the newest record; see bus_on_window for what `below` means. */
-static uint64_t walk(struct bus_log *b, uint64_t at, uint64_t above, uint64_t upto, uint32_t limit, struct page *page)
+static uint64_t walk(struct bus_log *b, uint64_t at, uint64_t above, uint64_t upto, uint32_t limit,
+                     struct page *page)
 {
     uint64_t below = upto;
 
@@ -199,6 +222,8 @@ static void log_enter(struct bus *bus, struct text room, struct text user, bus_o
         members = ring->rooms[row].members;
     }
     ring_unlock(ring);
+    if (row != RING_NONE && !placed)
+        tell_full(self(bus));
     done(arg, row == RING_NONE ? BUS_NOT_OPEN : placed ? BUS_OK : BUS_FULL, members, changed);
 }
 
@@ -232,16 +257,18 @@ static uint32_t log_count(struct bus *bus, struct text room)
 }
 
 static void log_members(struct bus *bus, struct text room, uint32_t limit,
-                        void (*done)(void *arg, uint32_t count, const struct text *users, uint32_t listed), void *arg)
+                        void (*done)(void *arg, uint32_t count, const struct text *users, uint32_t listed),
+                        void *arg)
 {
     struct ring *ring = self(bus)->ring;
-    struct text *users = calloc(limit + 1, sizeof *users);
+    struct text *users = calloc(limit + 1, sizeof(*users));
     struct buf names = BUF_INIT;
     uint32_t count = 0, listed = 0, row, member;
 
     if (!users)
         abort();
-    buf_reserve(&names, (size_t)limit * MESSAGE_USER_MAX + 1); /* so that it doesn't move while `users` point into it */
+    /* so that it doesn't move while `users` point into it */
+    buf_reserve(&names, (size_t)limit * MESSAGE_USER_MAX + 1);
     ring_lock(ring);
     row = roster_find(ring, room);
     member = row == RING_NONE ? RING_NONE : ring->rooms[row].first_member;
@@ -262,9 +289,11 @@ static void log_members(struct bus *bus, struct text room, uint32_t limit,
 
 enum { ROOMS_CHUNK = 64 };
 
-/* Hands up rooms with members, or those without, in pieces: the lock is not held while the table is walked. */
+/* Hands up rooms with members, or those without, in pieces: the lock is not held while the table is
+ * walked. */
 static uint32_t visit_rooms(struct ring *ring, bool with_members, uint32_t limit,
-                            void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq), void *arg)
+                            void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq),
+                            void *arg)
 {
     struct ring_room copies[ROOMS_CHUNK];
     uint32_t high = 1, visited = 0;
@@ -279,7 +308,8 @@ static uint32_t visit_rooms(struct ring *ring, bool with_members, uint32_t limit
                 copies[copied++] = ring->rooms[i];
         ring_unlock(ring);
         for (uint32_t i = 0; i < copied && visited < limit; i++, visited++)
-            visit(arg, (struct text){copies[i].name, copies[i].name_length}, copies[i].members, copies[i].seq);
+            visit(arg, (struct text){copies[i].name, copies[i].name_length}, copies[i].members,
+                  copies[i].seq);
     }
     return visited;
 }
@@ -427,7 +457,7 @@ static int listen_for_wakes(struct bus_log *b, uv_loop_t *loop)
 int bus_log_new(struct bus **bus, uv_loop_t *loop, struct ring *ring, const struct bus_handler *handler,
                 void (*on_committed)(void *arg), void *committed_arg)
 {
-    struct bus_log *b = calloc(1, sizeof *b);
+    struct bus_log *b = calloc(1, sizeof(*b));
     int error;
 
     if (!b)
@@ -436,7 +466,7 @@ int bus_log_new(struct bus **bus, uv_loop_t *loop, struct ring *ring, const stru
     b->ring = ring;
     b->on_committed = on_committed;
     b->committed_arg = committed_arg;
-    error = getrandom(&b->uid_prefix, sizeof b->uid_prefix, 0) < 0 ? -errno : ring_sit(ring);
+    error = getrandom(&b->uid_prefix, sizeof(b->uid_prefix), 0) < 0 ? -errno : ring_sit(ring);
     if (error == -EUSERS) {
         ring_sweep(ring, NULL); /* workers that die faster than anybody sweeps must not use up all seats */
         error = ring_sit(ring);

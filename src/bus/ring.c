@@ -1,5 +1,5 @@
-/* ring.c - the shared file: made, found, mapped, locked. What is in it is the business of ring_append.c (records), roster.c
- * (rooms, members) and seat.c (workers). */
+/* ring.c - the shared file: made, found, mapped, locked. What is in it is the business of ring_append.c
+ * (records), roster.c (rooms, members) and seat.c (workers). */
 #include "chatd/ring.h"
 
 #include <errno.h>
@@ -32,10 +32,12 @@ static size_t pages(size_t bytes)
     return (bytes + PAGE - 1) / PAGE * PAGE;
 }
 
-/* Where everything lies, for a given size of the records. Also says how much of it must have memory from the start. */
+/* Where everything lies, for a given size of the records. Also says how much of it must have memory from
+ * the start. */
 struct plan {
     uint64_t size, rooms, key_buckets;
-    size_t seats_at, room_buckets_at, member_buckets_at, key_buckets_at, inboxes_at, rooms_at, members_at, records_at;
+    size_t seats_at, room_buckets_at, member_buckets_at, key_buckets_at, inboxes_at, rooms_at, members_at,
+        records_at;
     size_t total;
 };
 
@@ -96,7 +98,7 @@ static int fill_new(struct ring *ring, const struct plan *p, const uint8_t store
     h->layout = RING_LAYOUT;
     h->size = p->size;
     h->key_buckets = p->key_buckets;
-    if (getrandom(&h->hash_seed, sizeof h->hash_seed, 0) < 0)
+    if (getrandom(&h->hash_seed, sizeof(h->hash_seed), 0) < 0)
         return -errno;
     memcpy(h->store_id, store_id, RING_ID_SIZE);
     make_robust(&h->lock);
@@ -151,9 +153,15 @@ static int find_old(struct ring *ring, const struct plan *wanted, const uint8_t 
         return errno == ENOENT ? 0 : -errno;
     if (fstat(ring->fd, &st) != 0 || st.st_uid != geteuid())
         return -EPERM; /* /dev/shm is everybody's: a planted file is not followed */
-    if (pread(ring->fd, &head, sizeof head, 0) != (ssize_t)sizeof head || head.magic != RING_MAGIC ||
-        head.layout != RING_LAYOUT || !head.ready || memcmp(head.store_id, store_id, RING_ID_SIZE) != 0)
+    if (pread(ring->fd, &head, sizeof(head), 0) != (ssize_t)sizeof(head) || head.magic != RING_MAGIC ||
+        !head.ready || memcmp(head.store_id, store_id, RING_ID_SIZE) != 0)
         return 0;
+    if (head.layout != RING_LAYOUT) {
+        log_warn("bus_replaced", "reason=%s layout=%u wanted=%u",
+                 "it was left by another version; what was not stored, and so not acknowledged, is gone",
+                 head.layout, RING_LAYOUT);
+        return 0;
+    }
     p = plan_for(head.size);
     if ((size_t)st.st_size != p.total)
         return 0;
@@ -171,7 +179,7 @@ static int make_path(char *path, size_t size, const char *data_dir)
     char boot[64] = "", real[4096];
     uint64_t hash = 1469598103934665603ULL;
     int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, boot, sizeof boot - 1);
+    ssize_t n = fd < 0 ? -1 : read(fd, boot, sizeof(boot) - 1);
 
     if (fd >= 0)
         close(fd);
@@ -190,13 +198,13 @@ int ring_open(struct ring **out, const char *data_dir, const uint8_t store_id[RI
               char error[RING_ERROR_MAX])
 {
     struct plan plan = plan_for(size);
-    struct ring *ring = calloc(1, sizeof *ring);
+    struct ring *ring = calloc(1, sizeof(*ring));
     int status;
 
     if (!ring)
         return -ENOMEM;
     ring->fd = ring->wake_fd = ring->seat = -1;
-    status = make_path(ring->path, sizeof ring->path, data_dir);
+    status = make_path(ring->path, sizeof(ring->path), data_dir);
     if (status == 0)
         status = find_old(ring, &plan, store_id);
     if (status == 0) {
@@ -209,7 +217,8 @@ int ring_open(struct ring **out, const char *data_dir, const uint8_t store_id[RI
         status = ring->wake_fd < 0 ? -errno : 0;
     }
     if (status < 0) {
-        snprintf(error, RING_ERROR_MAX, "%.99s: %s%s", ring->path[0] ? ring->path : data_dir, strerror(-status),
+        snprintf(error, RING_ERROR_MAX, "%.99s: %s%s", ring->path[0] ? ring->path : data_dir,
+                 strerror(-status),
                  status == -ENOSPC ? "; free memory in /dev/shm or make bus_log_bytes smaller" : "");
         ring_close(ring);
         return status;
@@ -232,6 +241,11 @@ void ring_close(struct ring *ring)
     free(ring);
 }
 
+const uint8_t *ring_store_id(const struct ring *ring)
+{
+    return ring->header->store_id;
+}
+
 bool ring_is_new(const struct ring *ring)
 {
     return !ring->header->begun;
@@ -247,7 +261,8 @@ const char *ring_path(const struct ring *ring)
     return ring->path;
 }
 
-/* A page of a sparse file that /dev/shm has no memory for would kill us with SIGBUS at the first touch: ask before. */
+/* A page of a sparse file that /dev/shm has no memory for would kill us with SIGBUS at the first touch:
+ * ask before. */
 bool ring_reserve(struct ring *ring, const void *start, size_t length)
 {
     off_t at = (const char *)start - (const char *)ring->header;
@@ -299,7 +314,8 @@ uint32_t ring_row_take(struct ring *ring, struct ring_rows *rows, void *table, s
     if (rows->high == rows->capacity)
         return RING_NONE;
     if (rows->high == rows->reserved) {
-        uint32_t more = rows->capacity - rows->reserved < RING_CHUNK ? rows->capacity - rows->reserved : RING_CHUNK;
+        uint32_t more =
+            rows->capacity - rows->reserved < RING_CHUNK ? rows->capacity - rows->reserved : RING_CHUNK;
 
         if (!ring_reserve(ring, (char *)table + rows->reserved * row_size, more * row_size))
             return RING_NONE;
@@ -308,7 +324,8 @@ uint32_t ring_row_take(struct ring *ring, struct ring_rows *rows, void *table, s
     return rows->high++;
 }
 
-/* Multiply and fold, eight bytes at a time, seeded: names come from strangers who would love to make one chain long. */
+/* Multiply and fold, eight bytes at a time, seeded: names come from strangers who would love to make one
+ * chain long. */
 uint64_t ring_hash(const struct ring *ring, uint64_t seed, const void *data, size_t length)
 {
     const uint8_t *bytes = data;

@@ -1,8 +1,9 @@
 /* ring_append.c - records: written under the lock, read without it.
  *
- * A record is made true in this order: bytes behind the head, redo note armed, head moved, room and key bucket and inboxes
- * (ring_apply), note disarmed. A writer that dies before the head moved has written nothing; after it, the next holder of the lock
- * applies the note again, and every step of that can be repeated. */
+ * A record is made true in this order: bytes behind the head, redo note armed, head moved, room and key
+ * bucket and inboxes (ring_apply), note disarmed. A writer that dies before the head moved has written
+ * nothing; after it, the next holder of the lock applies the note again, and every step of that can be
+ * repeated. */
 #include <string.h>
 
 #include "chatd/clock.h"
@@ -66,7 +67,7 @@ static void fill(struct ring_record *r, const struct ring_room *room, const stru
         r->previous = room->seq;
         r->previous_position = room->position;
         r->time_ms = now > room->time_ms ? now : room->time_ms;
-        memcpy(r->uid, a->uid, sizeof r->uid);
+        memcpy(r->uid, a->uid, sizeof(r->uid));
         to += digits(to, r->seq);
         to = put(to, (struct text){",\"time\":", 8});
         to += digits(to, (uint64_t)r->time_ms);
@@ -91,8 +92,9 @@ uint64_t ring_append(struct ring *ring, uint32_t room, const struct ring_append 
     struct ring_header *h = ring->header;
     uint64_t head = atomic_load_explicit(&h->head, memory_order_relaxed);
     /* 55: two numbers, `,"time":`, and rounding up */
-    size_t most = (sizeof(struct ring_record) + a->room.length + a->user.length + a->key.length + a->head.length +
-                   a->tail.length + 55) & ~(size_t)7;
+    size_t most = (sizeof(struct ring_record) + a->room.length + a->user.length + a->key.length +
+                   a->head.length + a->tail.length + 55) &
+                  ~(size_t)7;
     uint64_t at_end = h->size - head % h->size, pad = at_end < most ? at_end : 0;
     struct ring_record *r;
 
@@ -108,10 +110,12 @@ uint64_t ring_append(struct ring *ring, uint32_t room, const struct ring_append 
         filler->kind = RING_PAD;
     }
     r = ring_at(ring, head + pad);
-    memset(r, 0, sizeof *r);
+    memset(r, 0, sizeof(*r));
     r->room = room;
     fill(r, &ring->rooms[room], a);
-    r->size = (uint32_t)((sizeof *r + r->room_length + r->user_length + r->key_length + r->event_length + 7) & ~7UL);
+    r->size =
+        (uint32_t)((sizeof(*r) + r->room_length + r->user_length + r->key_length + r->event_length + 7) &
+                   ~7UL);
     h->redo.room = room;
     h->redo.position = head + pad;
     h->redo.end = head + pad + r->size;
@@ -138,13 +142,15 @@ void ring_apply(struct ring *ring)
     const struct ring_record *r = ring_at(ring, h->redo.position);
 
     if (h->redo.replaces != 0)
-        atomic_store_explicit(&ring_at(ring, h->redo.replaces)->moved, h->redo.position, memory_order_release);
+        atomic_store_explicit(&ring_at(ring, h->redo.replaces)->moved, h->redo.position,
+                              memory_order_release);
     if (r->kind == RING_MESSAGE) {
         room->seq = r->seq;
         room->time_ms = r->time_ms;
         room->position = h->redo.position;
         if (r->key_length > 0)
-            atomic_store_explicit(&ring->key_buckets[h->redo.key_bucket], h->redo.position, memory_order_relaxed);
+            atomic_store_explicit(&ring->key_buckets[h->redo.key_bucket], h->redo.position,
+                                  memory_order_relaxed);
     }
     for (unsigned word = 0; word < RING_INTEREST_WORDS; word++)
         for (uint64_t bits = room->interested[word]; bits != 0; bits &= bits - 1)
@@ -182,12 +188,13 @@ void ring_record_message(const struct ring_record *r, uint64_t position, struct 
 {
     const char *at = r->data;
 
-    *m = (struct message){.seq = r->seq, .previous = r->previous, .time_ms = r->time_ms, .position = position};
+    *m =
+        (struct message){.seq = r->seq, .previous = r->previous, .time_ms = r->time_ms, .position = position};
     m->room = (struct text){at, r->room_length}, at += r->room_length;
     m->user = (struct text){at, r->user_length}, at += r->user_length;
     m->key = (struct text){at, r->key_length}, at += r->key_length;
     m->event = (struct text){at, r->event_length};
-    memcpy(m->uid, r->uid, sizeof m->uid);
+    memcpy(m->uid, r->uid, sizeof(m->uid));
 }
 
 /* Like a reader of a seqlock: what was copied counts only if the tail is still behind it afterwards. */

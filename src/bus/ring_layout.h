@@ -1,9 +1,10 @@
 /* ring_layout.h - what lies in the shared file, and the functions that src/bus's files share over it.
  *
- * Rows (rooms, members, seats) are the truth; chains and lists between them are derived, and rebuilt from the rows when a
- * process died inside the lock. A row becomes true by its `used` byte, written last.
+ * Rows (rooms, members, seats) are the truth; chains and lists between them are derived, and rebuilt from
+ * the rows when a process died inside the lock. A row becomes true by its `used` byte, written last.
  *
- * Indices into row tables are 32 bits, RING_NONE is nobody. The layout number changes with every change here. */
+ * Indices into row tables are 32 bits, RING_NONE is nobody. The layout number changes with every change
+ * here. */
 #ifndef CHATD_RING_LAYOUT_H
 #define CHATD_RING_LAYOUT_H
 
@@ -14,7 +15,7 @@
 #include "chatd/ring.h"
 
 enum {
-    RING_LAYOUT = 3,
+    RING_LAYOUT = 4,
     RING_INBOX = 4096,          /* positions in a worker's inbox, a power of two */
     RING_MEMBERS_MAX = 1 << 20, /* rows of (room, user, worker) */
     RING_CHUNK = 1024,          /* rows whose memory is reserved at a time */
@@ -118,6 +119,7 @@ struct ring_header {
     uint32_t room_hand; /* where the search for a room to forget goes on */
     _Atomic uint32_t work; /* futex: moves with every kick */
     _Atomic uint32_t writer_sleeps;
+    _Atomic int64_t writer_beat_ms; /* monotonic; when the writer was last seen at work */
     pthread_mutex_t report_lock;
     int64_t report_since_ms;
     char report[RING_ERROR_MAX];
@@ -161,7 +163,8 @@ struct ring_append {
 /* Lock held. 0 when there is no place; else the position. */
 uint64_t ring_append(struct ring *ring, uint32_t room, const struct ring_append *append);
 void ring_apply(struct ring *ring); /* lock held: makes the armed record true; may be repeated */
-uint64_t ring_find_key(const struct ring *ring, uint32_t room, struct text user, struct text key); /* lock held */
+/* lock held */
+uint64_t ring_find_key(const struct ring *ring, uint32_t room, struct text user, struct text key);
 void ring_record_message(const struct ring_record *record, uint64_t position, struct message *message);
 /* Without the lock: copies the record into `copy`; false when it is (being) overwritten. */
 bool ring_copy(const struct ring *ring, uint64_t position, struct buf *copy);
@@ -169,16 +172,20 @@ bool ring_copy(const struct ring *ring, uint64_t position, struct buf *copy);
 /* roster.c: rooms and members. The lock is held. */
 uint32_t roster_find(const struct ring *ring, struct text name);
 uint32_t roster_open(struct ring *ring, struct text name, uint64_t highest); /* RING_NONE: no place */
-bool roster_enter(struct ring *ring, uint32_t room, struct text user, int seat, bool *changed); /* false: no place */
-bool roster_leave(struct ring *ring, uint32_t room, struct text user, int seat);                /* true: user is gone */
-bool roster_remove(struct ring *ring, uint32_t member); /* drops the row; true: its user is gone from the room */
+/* false: no place */
+bool roster_enter(struct ring *ring, uint32_t room, struct text user, int seat, bool *changed);
+/* true: user is gone */
+bool roster_leave(struct ring *ring, uint32_t room, struct text user, int seat);
+/* drops the row; true: its user is gone from the room */
+bool roster_remove(struct ring *ring, uint32_t member);
 bool roster_first(const struct ring *ring, uint32_t member); /* of a user's rows one is: the lowest seat's */
 void roster_rebuild(struct ring *ring); /* chains, lists and counts from the rows */
 
 /* seat.c */
 int ring_sit(struct ring *ring); /* takes a free seat; its number or a negative errno */
 void ring_stand(struct ring *ring);
-void ring_sweep(struct ring *ring, const struct bus_handler *handler); /* clears up after the dead; NULL tells nobody */
+/* clears up after the dead; NULL tells nobody */
+void ring_sweep(struct ring *ring, const struct bus_handler *handler);
 void ring_post(struct ring *ring, unsigned seat, uint64_t position);   /* lock held: into its inbox */
 void ring_wake(struct ring *ring, unsigned seat);
 struct sockaddr_un;

@@ -10,22 +10,29 @@
 #include "chatd/clock.h"
 #include "ring_layout.h"
 
+static void beat(struct ring *ring)
+{
+    atomic_store_explicit(&ring->header->writer_beat_ms, clock_monotonic_ms(), memory_order_relaxed);
+}
+
 bool ring_writer_lock(struct ring *ring, int timeout_ms)
 {
-    struct timespec until;
+    struct timespec until = clock_deadline(timeout_ms);
     int error;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += timeout_ms % 1000 * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
     error = pthread_mutex_clocklock(&ring->header->writer, CLOCK_MONOTONIC, &until);
     if (error == EOWNERDEAD)
         error = pthread_mutex_consistent(&ring->header->writer);
+    if (error == 0)
+        beat(ring);
     return error == 0;
+}
+
+int64_t ring_stalled_ms(const struct ring *ring)
+{
+    int64_t since = atomic_load_explicit(&ring->header->writer_beat_ms, memory_order_relaxed);
+
+    return ring_head(ring) > ring_committed(ring) ? clock_monotonic_ms() - since : 0;
 }
 
 void ring_writer_unlock(struct ring *ring)
@@ -65,12 +72,14 @@ void ring_settle(struct ring *ring, uint64_t position, uint64_t seq)
     atomic_store_explicit(&ring_at(ring, position)->settled, seq, memory_order_release);
 }
 
-/* The event's bytes carry the old number between head and `,"time":`: it is cut out and put together again. */
+/* The event's bytes carry the old number between head and `,"time":`: it is cut out and put together
+ * again. */
 bool ring_republish(struct ring *ring, const struct message *m, uint64_t highest)
 {
     static const char MARK[] = ",\"time\":";
-    struct ring_append append = {RING_MESSAGE, m->room, m->user, m->key, m->event, m->event, m->uid, m->position};
-    const char *mark = memmem(m->event.data, m->event.length, MARK, sizeof MARK - 1);
+    struct ring_append append = {RING_MESSAGE, m->room,  m->user, m->key,
+                                 m->event,     m->event, m->uid,  m->position};
+    const char *mark = memmem(m->event.data, m->event.length, MARK, sizeof(MARK) - 1);
     const char *number = mark, *rest = mark, *end = m->event.data + m->event.length;
     uint64_t copy = 0, interested[RING_INTEREST_WORDS] = {0};
     uint32_t row;
@@ -79,7 +88,7 @@ bool ring_republish(struct ring *ring, const struct message *m, uint64_t highest
         return false;
     while (number > m->event.data && number[-1] >= '0' && number[-1] <= '9')
         number--;
-    for (rest += sizeof MARK - 1; rest < end && *rest >= '0' && *rest <= '9';)
+    for (rest += sizeof(MARK) - 1; rest < end && *rest >= '0' && *rest <= '9';)
         rest++;
     append.head.length = (size_t)(number - m->event.data);
     append.tail = (struct text){rest, (size_t)(end - rest)};
@@ -99,7 +108,7 @@ bool ring_republish(struct ring *ring, const struct message *m, uint64_t highest
         if (room->seq <= highest)
             room->seq = ((highest >> 20) + 1) * (1ULL << 20) - 1;
         copy = ring_append(ring, row, &append);
-        memcpy(interested, room->interested, sizeof interested);
+        memcpy(interested, room->interested, sizeof(interested));
     }
     ring_unlock(ring);
     for (unsigned seat = 0; seat < RING_ATTACH_MAX && copy != 0; seat++)
@@ -110,6 +119,7 @@ bool ring_republish(struct ring *ring, const struct message *m, uint64_t highest
 
 void ring_commit(struct ring *ring, uint64_t position)
 {
+    beat(ring);
     atomic_store(&ring->header->committed, position);
     for (unsigned seat = 0; seat < RING_ATTACH_MAX; seat++) {
         struct ring_seat *s = &ring->seats[seat];
@@ -137,6 +147,7 @@ void ring_wait(struct ring *ring, uint64_t position, int timeout_ms)
     if (ring_head(ring) <= position)
         futex(&h->work, FUTEX_WAIT, seen, &timeout);
     atomic_store(&h->writer_sleeps, 0);
+    beat(ring);
 }
 
 void ring_kick(struct ring *ring)
@@ -161,7 +172,7 @@ void ring_report(struct ring *ring, const char *error)
     lock_report(h);
     if (h->report_since_ms == 0 || (h->report[0] == 0) != (error[0] == 0))
         h->report_since_ms = clock_wall_ms();
-    strncpy(h->report, error, sizeof h->report - 1);
+    strncpy(h->report, error, sizeof(h->report) - 1);
     pthread_mutex_unlock(&h->report_lock);
 }
 
@@ -170,14 +181,14 @@ bool ring_report_get(const struct ring *ring, char error[RING_ERROR_MAX], int64_
     struct ring_header *h = ring->header;
 
     lock_report(h);
-    memcpy(error, h->report, sizeof h->report);
+    memcpy(error, h->report, sizeof(h->report));
     *since_ms = h->report_since_ms;
     pthread_mutex_unlock(&h->report_lock);
     return error[0] == 0;
 }
 
-enum ring_outcome ring_outcome(const struct ring *ring, uint64_t *position, const uint8_t uid[MESSAGE_UID_SIZE],
-                               uint64_t *seq)
+enum ring_outcome ring_outcome(const struct ring *ring, uint64_t *position,
+                               const uint8_t uid[MESSAGE_UID_SIZE], uint64_t *seq)
 {
     const struct ring_header *h = ring->header;
     uint64_t settled, moved, own;
@@ -206,7 +217,8 @@ bool ring_await(struct ring *ring, uint64_t position)
 {
     struct ring_seat *s = &ring->seats[ring->seat];
 
-    /* Sequentially consistent on both sides: either this sees the commit, or ring_commit sees what is awaited. */
+    /* Sequentially consistent on both sides: either this sees the commit, or ring_commit sees what is
+     * awaited. */
     atomic_store(&s->awaited, position);
     if (position == 0 || position >= atomic_load(&ring->header->committed))
         return false;

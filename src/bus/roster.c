@@ -1,7 +1,9 @@
-/* roster.c - rooms and who is in them, as rows in the shared file. Everything here runs under the ring's lock.
+/* roster.c - rooms and who is in them, as rows in the shared file. Everything here runs under the ring's
+ * lock.
  *
- * A member row says: this user has connections in this room on this worker. A user on two workers has two rows and counts as one
- * member, so counting looks along the hash chain of (room, user) for a row of another seat. */
+ * A member row says: this user has connections in this room on this worker. A user on two workers has two
+ * rows and counts as one member, so counting looks along the hash chain of (room, user) for a row of
+ * another seat. */
 #include <string.h>
 
 #include "ring_layout.h"
@@ -51,9 +53,9 @@ static bool forgettable(const struct ring *ring, const struct ring_room *room)
 
 enum { FORGET_LOOK_MAX = 4096 };
 
-/* The table is full, or there is no memory for its next rows (so they are not even looked at): forgets a room that
- * nobody is in and whose messages are all stored. It is opened anew when somebody comes back. The hand goes round so
- * that the same rooms aren't looked at again and again; a bounded piece each time. */
+/* The table is full, or there is no memory for its next rows (so they are not even looked at): forgets a
+ * room that nobody is in and whose messages are all stored. It is opened anew when somebody comes back.
+ * The hand goes round so that the same rooms aren't looked at again and again; a bounded piece each time. */
 static uint32_t forget_one(struct ring *ring)
 {
     struct ring_header *h = ring->header;
@@ -63,7 +65,8 @@ static uint32_t forget_one(struct ring *ring)
 
         if (forgettable(ring, &ring->rooms[row])) {
             ring->rooms[row].used = 0;
-            atomic_signal_fence(memory_order_seq_cst); /* the row is wiped next, in whatever order memset likes */
+            /* the row is wiped next, in whatever order memset likes */
+            atomic_signal_fence(memory_order_seq_cst);
             unchain_room(ring, row);
             return row;
         }
@@ -79,18 +82,19 @@ uint32_t roster_open(struct ring *ring, struct text name, uint64_t highest)
 
     if (row != RING_NONE)
         return row;
-    row = ring_row_take(ring, rows, ring->rooms, sizeof *room,
+    row = ring_row_take(ring, rows, ring->rooms, sizeof(*room),
                         rows->free == RING_NONE ? NULL : &ring->rooms[rows->free].next);
     if (row == RING_NONE)
         row = forget_one(ring);
     if (row == RING_NONE)
         return RING_NONE;
     room = &ring->rooms[row];
-    memset(room, 0, sizeof *room);
+    memset(room, 0, sizeof(*room));
     room->name_length = (uint8_t)name.length;
     memcpy(room->name, name.data, name.length);
     room->first_member = RING_NONE;
-    /* The next number is the next multiple of 2^20 above the highest known (rule 2): what lies between is void. */
+    /* The next number is the next multiple of 2^20 above the highest known (rule 2): what lies between is
+     * void. */
     room->seq = ((highest >> 20) + 1) * (1ULL << 20) - 1;
     bucket = &ring->room_buckets[room_bucket(ring, name.data, name.length)];
     room->next = *bucket;
@@ -100,7 +104,8 @@ uint32_t roster_open(struct ring *ring, struct text name, uint64_t highest)
     return row;
 }
 
-/* Looks along the chain: `mine` becomes the row of that seat, the result says whether another seat has the user too. */
+/* Looks along the chain: `mine` becomes the row of that seat, the result says whether another seat has the
+ * user too. */
 static bool find_member(const struct ring *ring, uint32_t room, struct text user, int seat, uint32_t *mine)
 {
     uint32_t row = ring->member_buckets[member_bucket(ring, room, user.data, user.length)];
@@ -147,7 +152,7 @@ bool roster_enter(struct ring *ring, uint32_t room, struct text user, int seat, 
         ring->members[row].connections++;
         return true;
     }
-    row = ring_row_take(ring, rows, ring->members, sizeof *m,
+    row = ring_row_take(ring, rows, ring->members, sizeof(*m),
                         rows->free == RING_NONE ? NULL : &ring->members[rows->free].next);
     if (row == RING_NONE)
         return false;
@@ -219,8 +224,8 @@ void roster_rebuild(struct ring *ring)
 {
     struct ring_header *h = ring->header;
 
-    memset(ring->room_buckets, 0xff, h->rooms.capacity * sizeof *ring->room_buckets);
-    memset(ring->member_buckets, 0xff, RING_MEMBERS_MAX * sizeof *ring->member_buckets);
+    memset(ring->room_buckets, 0xff, h->rooms.capacity * sizeof(*ring->room_buckets));
+    memset(ring->member_buckets, 0xff, RING_MEMBERS_MAX * sizeof(*ring->member_buckets));
     h->rooms.free = h->members.free = RING_NONE;
     for (uint32_t row = 0; row < h->rooms.high; row++) {
         struct ring_room *room = &ring->rooms[row];

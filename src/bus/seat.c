@@ -1,7 +1,8 @@
 /* seat.c - workers at the ring: who lives, whom a record concerns, how one wakes the other.
  *
- * A worker's main thread holds its seat's life mutex from ring_sit to ring_stand. The kernel marks a robust mutex of a thread that
- * died, so a trylock tells the dead from the living, without process ids that might be somebody else's by now. */
+ * A worker's main thread holds its seat's life mutex from ring_sit to ring_stand. The kernel marks a
+ * robust mutex of a thread that died, so a trylock tells the dead from the living, without process ids
+ * that might be somebody else's by now. */
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -21,16 +22,18 @@ size_t ring_wake_address(const struct ring *ring, unsigned seat, struct sockaddr
 {
     const char *name = strrchr(ring->path, '/') + 1;
 
-    memset(address, 0, sizeof *address);
+    memset(address, 0, sizeof(*address));
     address->sun_family = AF_UNIX;
-    /* The leading NUL makes it abstract: it is gone with its socket (unix(7)). Anybody on the host may bind such a
-     * name, and a dying worker keeps its own a little longer than its life mutex: so nobody can know the next one. */
-    snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "%s-%u-%016llx", name, seat,
+    /* The leading NUL makes it abstract: it is gone with its socket (unix(7)). Anybody on the host may
+     * bind such a name, and a dying worker keeps its own a little longer than its life mutex: so nobody
+     * can know the next one. */
+    snprintf(address->sun_path + 1, sizeof(address->sun_path) - 1, "%s-%u-%016llx", name, seat,
              (unsigned long long)atomic_load(&ring->seats[seat].wake_name));
     return offsetof(struct sockaddr_un, sun_path) + 1 + strlen(address->sun_path + 1);
 }
 
-/* One datagram until the worker has looked into its inbox again. A receiver that is gone or whose queue is full needs none. */
+/* One datagram until the worker has looked into its inbox again. A receiver that is gone or whose queue is
+ * full needs none. */
 void ring_wake(struct ring *ring, unsigned seat)
 {
     struct sockaddr_un address;
@@ -77,8 +80,10 @@ struct gone {
     uint32_t left;
 };
 
-/* Removes the seat's members among SWEEP_ROWS rows; fills `gone` with those whose user has left the room by it. */
-static unsigned collect_gone(struct ring *ring, unsigned seat, uint32_t row, struct gone gone[SWEEP_ROWS], uint32_t *high)
+/* Removes the seat's members among SWEEP_ROWS rows; fills `gone` with those whose user has left the room
+ * by it. */
+static unsigned collect_gone(struct ring *ring, unsigned seat, uint32_t row, struct gone gone[SWEEP_ROWS],
+                             uint32_t *high)
 {
     unsigned count = 0;
 
@@ -105,7 +110,7 @@ static unsigned collect_gone(struct ring *ring, unsigned seat, uint32_t row, str
 
 static void clear_seat(struct ring *ring, unsigned seat, const struct bus_handler *handler)
 {
-    struct gone *gone = malloc(SWEEP_ROWS * sizeof *gone);
+    struct gone *gone = malloc(SWEEP_ROWS * sizeof(*gone));
     uint32_t high = 0;
 
     if (!gone)
@@ -131,7 +136,8 @@ static bool seize(struct ring_seat *s)
     return error == 0;
 }
 
-/* A seat whose worker died is passed over: clearing it has to be told to others, which is the sweep's business. */
+/* A seat whose worker died is passed over: clearing it has to be told to others, which is the sweep's
+ * business. */
 int ring_sit(struct ring *ring)
 {
     for (unsigned seat = 0; seat < RING_ATTACH_MAX; seat++) {
@@ -145,8 +151,8 @@ int ring_sit(struct ring *ring)
             pthread_mutex_unlock(&s->life);
             continue;
         }
-        if (!ring_reserve(ring, inbox, RING_INBOX * sizeof *inbox) ||
-            getrandom(&wake_name, sizeof wake_name, 0) != sizeof wake_name) {
+        if (!ring_reserve(ring, inbox, RING_INBOX * sizeof(*inbox)) ||
+            getrandom(&wake_name, sizeof(wake_name), 0) != sizeof(wake_name)) {
             pthread_mutex_unlock(&s->life);
             return -ENOSPC;
         }

@@ -41,7 +41,7 @@ struct bus_handler chat_bus_handler(struct chat *chat)
 
 struct chat *chat_new(const struct config *config, struct limit *limit, const uint8_t *session_key)
 {
-    struct chat *chat = calloc(1, sizeof *chat);
+    struct chat *chat = calloc(1, sizeof(*chat));
 
     if (!chat)
         abort();

@@ -1,7 +1,8 @@
 /* core.h - what the files of src/chat share: the objects and who may touch which part.
  *
- * session.c owns sessions and pendings, room.c owns rooms and members, join.c the way into a room, publish.c the way of a
- * message, presence.c what is told about users. Everything hangs on struct chat, one per worker. */
+ * session.c owns sessions and pendings, room.c owns rooms and members, join.c the way into a room,
+ * publish.c the way of a message, presence.c what is told about users. Everything hangs on struct chat,
+ * one per worker. */
 #ifndef CHATD_CHAT_CORE_H
 #define CHATD_CHAT_CORE_H
 
@@ -24,7 +25,8 @@ struct chat {
     int64_t now_ms;       /* monotonic, of the last text or tick */
 };
 
-/* A WebSocket connection's user, 1 : 1 with a conn. Kept small: it is most of what an idle connection costs here. */
+/* A WebSocket connection's user, 1 : 1 with a conn. Kept small: it is most of what an idle connection
+ * costs here. */
 struct session {
     struct chat *chat;
     struct conn *conn;
@@ -52,7 +54,8 @@ struct pending {
 struct text session_user(const struct session *session);
 void session_answer(struct session *session, const struct buf *json);
 void session_refuse(struct session *session, struct text id, const char *code, const char *message);
-void session_retry(struct session *session, struct text id, const char *code, const char *message, int64_t retry_ms);
+void session_retry(struct session *session, struct text id, const char *code, const char *message,
+                   int64_t retry_ms);
 /* Takes a place for a waiting command; false, and `overloaded` is sent, when the connection has too many. */
 bool pending_start(struct pending *pending, struct session *session, struct text id);
 void pending_end(struct pending *pending); /* unlinks, frees the id, lets a session that goes away close */
@@ -78,12 +81,12 @@ struct live {
     struct member *member;
 };
 
-/* Most bytes of messages in one answer when nothing waits before it: the longest texts, escaped, times join_limit would be
- * 24 MB for one connection. */
+/* Most bytes of messages in one answer when nothing waits before it: the longest texts, escaped, times
+ * join_limit would be 24 MB for one connection. */
 enum { ANSWER_BYTES_MAX = 8 << 20 };
 
-/* How much of a page may go into an answer to this session: an empty send queue takes a frame of any size, behind others it
- * must leave room for what is still to come. */
+/* How much of a page may go into an answer to this session: an empty send queue takes a frame of any size,
+ * behind others it must leave room for what is still to come. */
 size_t session_answer_space(const struct session *session);
 
 enum room_state { ROOM_OPENING, ROOM_LIVE };
@@ -93,7 +96,8 @@ struct room {
     struct chat *chat;
     struct live *live;
     uint32_t live_count, live_capacity;
-    uint32_t users;        /* sessions that are members or on their way, and look-ups under way: 0 frees the room */
+    /* sessions that are members or on their way, and look-ups under way: 0 frees the room */
+    uint32_t users;
     enum room_state state;
     bool catching_up;      /* numbers are missing: nothing is delivered until they are here */
     bool lost;             /* records were missed while catching up */
@@ -116,7 +120,8 @@ struct room *room_find(struct chat *chat, struct text name);
 struct room *room_hold(struct chat *chat, struct text name); /* finds or makes; starts opening a new one */
 void room_release(struct room *room);                        /* the opposite of room_hold: may free it */
 void room_deliver(struct room *room, struct text event);     /* into this turn's bytes */
-void room_tell(struct room *room, struct text event, struct text except_user); /* passing event, dropped for slow readers */
+/* passing event, dropped for slow readers */
+void room_tell(struct room *room, struct text event, struct text except_user);
 void room_seal(struct room *room);      /* hands this turn's bytes so far to those who are members now */
 void room_catch_up(struct room *room);
 void room_record(struct room *room, const struct message *message);
@@ -142,7 +147,8 @@ void rooms_command(struct session *session, const struct command *command);
 
 /* presence.c */
 void presence_changed(struct chat *chat, struct text room, struct text user, bool joined, uint32_t members);
-void presence_event(struct room *room, struct text user, struct text event); /* from the bus, to members here */
+/* from the bus, to members here */
+void presence_event(struct room *room, struct text user, struct text event);
 void presence_tick(struct chat *chat);
 void typing_command(struct session *session, const struct command *command);
 

@@ -1,8 +1,9 @@
-/* join.c - the way into a room, in steps that may each wait: room open here -> counted by the bus -> what was missed is
- * looked up -> `joined`, and live from the next number on.
+/* join.c - the way into a room, in steps that may each wait: room open here -> counted by the bus -> what
+ * was missed is looked up -> `joined`, and live from the next number on.
  *
- * Nothing is buffered for a connection while a slow look-up runs: it remembers up to which number it has, and when the look-up is
- * there looks for what came since (rule 7). A join of a room one is in already goes the same way, without being counted again. */
+ * Nothing is buffered for a connection while a slow look-up runs: it remembers up to which number it has,
+ * and when the look-up is there looks for what came since (rule 7). A join of a room one is in already
+ * goes the same way, without being counted again. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,8 +42,8 @@ static void join_free(struct join *join)
     free(join);
 }
 
-/* The steps that are under way find no member and end. One that waits for the room is found there. It keeps its place
- * among the pendings until then. */
+/* The steps that are under way find no member and end. One that waits for the room is found there. It
+ * keeps its place among the pendings until then. */
 void join_cancel(struct join *join)
 {
     if (join->pending.session)
@@ -71,7 +72,8 @@ static void fail(struct join *join, enum store_status status)
 static uint32_t first_that_fits(struct join *join)
 {
     size_t space = session_answer_space(join->pending.session);
-    uint32_t first = join->page.count, oldest = join->page.count > join->limit ? join->page.count - join->limit : 0;
+    uint32_t first = join->page.count,
+             oldest = join->page.count > join->limit ? join->page.count - join->limit : 0;
 
     while (first > oldest && join->page.entries[first - 1].length + 1 <= space) {
         first--;
@@ -127,7 +129,8 @@ static void on_replayed(void *arg, enum store_status status, const struct page *
     step_replay(join);
 }
 
-/* Until the page reaches what members here have been given; with `recent` the first look-up starts from nothing. */
+/* Until the page reaches what members here have been given; with `recent` the first look-up starts from
+ * nothing. */
 static void step_replay(struct join *join)
 {
     if (join->mode == JOIN_PLAIN || join->above >= join->room->delivered) {
@@ -135,8 +138,8 @@ static void step_replay(struct join *join)
         return;
     }
     join->upto = join->room->delivered;
-    replay_start(join->room->chat->bus, join->room->chat->store, room_name(join->room), join->above, join->upto,
-                 join->limit, on_replayed, join);
+    replay_start(join->room->chat->bus, join->room->chat->store, room_name(join->room), join->above,
+                 join->upto, join->limit, on_replayed, join);
 }
 
 static void on_entered(void *arg, enum bus_status status, uint32_t members, bool changed)
@@ -169,7 +172,8 @@ static void step_enter(struct join *join)
     }
     join->user_length = join->pending.session->user_length;
     memcpy(join->user, join->pending.session->user, join->user_length);
-    bus_enter(chat->bus, room_name(join->room), (struct text){join->user, join->user_length}, on_entered, join);
+    bus_enter(chat->bus, room_name(join->room), (struct text){join->user, join->user_length}, on_entered,
+              join);
 }
 
 /* In the order in which they came. */
@@ -230,11 +234,12 @@ void join_command(struct session *session, const struct command *command)
         session_refuse(session, command->id, "bad_request", "a join of this room is under way");
         return;
     }
-    if (!member && config->max_rooms_per_connection > 0 && session->member_count >= config->max_rooms_per_connection) {
+    if (!member && config->max_rooms_per_connection > 0 &&
+        session->member_count >= config->max_rooms_per_connection) {
         session_refuse(session, command->id, "forbidden", "this connection is in as many rooms as it may be");
         return;
     }
-    join = calloc(1, sizeof *join);
+    join = calloc(1, sizeof(*join));
     if (!join)
         abort();
     if (!pending_start(&join->pending, session, command->id)) {

@@ -1,4 +1,5 @@
-/* lookup.c - commands that only ask: history, members, rooms. Nobody needs to be in the room they ask about. */
+/* lookup.c - commands that only ask: history, members, rooms. Nobody needs to be in the room they ask
+ * about. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +18,7 @@ struct lookup {
 
 static struct lookup *lookup_new(struct session *session, const struct command *command)
 {
-    struct lookup *lookup = malloc(sizeof *lookup + command->room.length);
+    struct lookup *lookup = malloc(sizeof(*lookup) + command->room.length);
 
     if (!lookup)
         abort();
@@ -86,8 +87,11 @@ static void on_history(void *arg, enum store_status status, const struct page *p
 void history_command(struct session *session, const struct command *command)
 {
     const struct config *config = session->chat->config;
-    uint64_t limit = command->limit > (uint64_t)config->history_limit ? (uint64_t)config->history_limit : command->limit;
-    uint64_t upto = command->before > REPLAY_NEWEST ? REPLAY_NEWEST : command->before == 0 ? 0 : command->before - 1;
+    uint64_t limit =
+        command->limit > (uint64_t)config->history_limit ? (uint64_t)config->history_limit : command->limit;
+    uint64_t upto = command->before > REPLAY_NEWEST ? REPLAY_NEWEST
+                    : command->before == 0          ? 0
+                                                    : command->before - 1;
     struct lookup *lookup;
 
     if (limit == 0) {
@@ -96,8 +100,9 @@ void history_command(struct session *session, const struct command *command)
     }
     lookup = lookup_new(session, command);
     if (lookup)
-        replay_start(session->chat->bus, session->chat->store, (struct text){lookup->room, lookup->room_length}, 0, upto,
-                     (uint32_t)limit, on_history, lookup);
+        replay_start(session->chat->bus, session->chat->store,
+                     (struct text){lookup->room, lookup->room_length}, 0, upto, (uint32_t)limit, on_history,
+                     lookup);
 }
 
 static void on_members(void *arg, uint32_t count, const struct text *users, uint32_t listed)
@@ -125,8 +130,8 @@ void members_command(struct session *session, const struct command *command)
     struct lookup *lookup = lookup_new(session, command);
 
     if (lookup)
-        bus_members(session->chat->bus, (struct text){lookup->room, lookup->room_length}, MEMBERS_LISTED, on_members,
-                    lookup);
+        bus_members(session->chat->bus, (struct text){lookup->room, lookup->room_length}, MEMBERS_LISTED,
+                    on_members, lookup);
 }
 
 static void on_rooms(void *arg, const char *json, size_t length)

@@ -1,12 +1,12 @@
 /* presence.c - what a room is told about its users: who came, who left, who types.
  *
- * Rooms of up to presence_limit users get an event for each change, and typing. Larger ones get a count, at most once a second and
- * made by each worker for its own members from the bus's count: what a user's coming costs there doesn't grow with
- * the room. */
+ * Rooms of up to presence_limit users get an event for each change, and typing. Larger ones get a count,
+ * at most once a second and made by each worker for its own members from the bus's count: what a user's
+ * coming costs there doesn't grow with the room. */
 #include "core.h"
 
-/* The event goes out without its count: who tells it to members adds the one of that moment. Several who come in one turn would
- * else leave the last of them with an old number. */
+/* The event goes out without its count: who tells it to members adds the one of that moment. Several who
+ * come in one turn would else leave the last of them with an old number. */
 void presence_changed(struct chat *chat, struct text room, struct text user, bool joined, uint32_t members)
 {
     struct buf *out = &chat->scratch;

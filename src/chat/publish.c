@@ -1,7 +1,7 @@
 /* publish.c - the way of a message: judged, published under a number, stored, acknowledged.
  *
- * The event's bytes are made here, once. Members get them from the bus, the sender too; the ack waits for the store and for
- * nothing else. A refused message was seen by nobody. */
+ * The event's bytes are made here, once. Members get them from the bus, the sender too; the ack waits for
+ * the store and for nothing else. A refused message was seen by nobody. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,7 +85,8 @@ static void on_highest(void *arg, enum store_status status, uint64_t highest)
         on_stored(p, status, 0);
         return;
     }
-    /* Members here may have been given numbers that the store hasn't got yet: those aren't given again (rule 2). */
+    /* Members here may have been given numbers that the store hasn't got yet: those aren't given again
+     * (rule 2). */
     if (room && room->seen > known)
         known = room->seen;
     bus_open(p->chat->bus, p->publish.room, known, on_opened, p);
@@ -146,7 +147,7 @@ static struct publishing *publishing_new(struct session *session, const struct c
     publish.tail.length = out->length - publish.head.length;
     publish.head.data = out->data;
     publish.tail.data = out->data + publish.head.length;
-    p = malloc(sizeof *p + publish.room.length + publish.user.length + publish.key.length + out->length);
+    p = malloc(sizeof(*p) + publish.room.length + publish.user.length + publish.key.length + out->length);
     if (!p)
         abort();
     p->chat = session->chat;
@@ -176,7 +177,8 @@ static bool judge(struct session *session, const struct command *command)
         return false;
     }
     if (command->text.length > (size_t)config->max_text_bytes) {
-        snprintf(reason, sizeof reason, "text may have %lld bytes at most", (long long)config->max_text_bytes);
+        snprintf(reason, sizeof(reason), "text may have %lld bytes at most",
+                 (long long)config->max_text_bytes);
         session_refuse(session, command->id, "too_large", reason);
         return false;
     }

@@ -1,5 +1,5 @@
-/* replay.c - window first; what the window no longer has is committed and therefore the store's. One message more than
- * asked for is looked up: it tells whether there is more. */
+/* replay.c - window first; what the window no longer has is committed and therefore the store's. One
+ * message more than asked for is looked up: it tells whether there is more. */
 #include "chatd/replay.h"
 
 #include <stdlib.h>
@@ -54,14 +54,14 @@ static void on_window(void *arg, enum bus_status status, const struct page *page
     if (page->count > r->limit || below <= r->above)
         finish(r, STORE_OK, &r->window, false);
     else
-        store_page(r->store, (struct text){r->room, r->room_length}, r->above, below, r->limit + 1 - page->count,
-                   on_stored, r);
+        store_page(r->store, (struct text){r->room, r->room_length}, r->above, below,
+                   r->limit + 1 - page->count, on_stored, r);
 }
 
-void replay_start(struct bus *bus, struct store *store, struct text room, uint64_t above, uint64_t upto, uint32_t limit,
-                  store_on_page *done, void *arg)
+void replay_start(struct bus *bus, struct store *store, struct text room, uint64_t above, uint64_t upto,
+                  uint32_t limit, store_on_page *done, void *arg)
 {
-    struct replay *r = malloc(sizeof *r);
+    struct replay *r = malloc(sizeof(*r));
 
     if (!r)
         abort();

@@ -1,11 +1,12 @@
 /* room.c - rooms with members on this worker, and fan-out.
  *
- * What a room gets in one loop turn is put into ONE frame (`turn`), message after message, and at the end of the turn each
- * member's queue gets one reference to it: per member and turn a pointer, per member and message nothing. Whoever joins or
- * leaves in the middle of a turn seals first, so that exactly the right members get the bytes so far.
+ * What a room gets in one loop turn is put into ONE frame (`turn`), message after message, and at the end
+ * of the turn each member's queue gets one reference to it: per member and turn a pointer, per member and
+ * message nothing. Whoever joins or leaves in the middle of a turn seals first, so that exactly the right
+ * members get the bytes so far.
  *
- * Numbers rise: a record that isn't `delivered` + 1 by its `previous` makes the room catch up from window and store before
- * anything newer is delivered (rule 3). */
+ * Numbers rise: a record that isn't `delivered` + 1 by its `previous` makes the room catch up from window
+ * and store before anything newer is delivered (rule 3). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -83,7 +84,7 @@ struct room *room_hold(struct chat *chat, struct text name)
         room->users++;
         return room;
     }
-    room = calloc(1, sizeof *room + name.length);
+    room = calloc(1, sizeof(*room) + name.length);
     if (!room)
         abort();
     room->chat = chat;
@@ -245,13 +246,15 @@ static void on_caught_up(void *arg, enum store_status status, const struct page 
         if (room->delivered < e->seq)
             room->delivered = e->seq;
     }
-    /* Another round only for what was heard of since this one began: a number that turned out void never comes. */
+    /* Another round only for what was heard of since this one began: a number that turned out void never
+     * comes. */
     if (again || (room->seen > room->asked && room->seen > room->delivered))
         room_catch_up(room);
     room_release(room);
 }
 
-/* While it runs nothing is delivered; what comes meanwhile and isn't in the answer is found by one more round. */
+/* While it runs nothing is delivered; what comes meanwhile and isn't in the answer is found by one more
+ * round. */
 void room_catch_up(struct room *room)
 {
     if (room->state != ROOM_LIVE)
@@ -264,8 +267,8 @@ void room_catch_up(struct room *room)
     room->asked = room->seen;
     room->users++;
     metrics_add(catchups_total, 1);
-    replay_start(room->chat->bus, room->chat->store, room_name(room), room->delivered, REPLAY_NEWEST, CATCH_UP_MAX,
-                 on_caught_up, room);
+    replay_start(room->chat->bus, room->chat->store, room_name(room), room->delivered, REPLAY_NEWEST,
+                 CATCH_UP_MAX, on_caught_up, room);
 }
 
 struct member *member_find(struct session *session, const struct room *room)
@@ -279,11 +282,12 @@ struct member *member_find(struct session *session, const struct room *room)
 
 struct member *member_new(struct session *session, struct room *room)
 {
-    struct member *member = calloc(1, sizeof *member);
+    struct member *member = calloc(1, sizeof(*member));
 
     if (!member)
         abort();
-    *member = (struct member){.session = session, .room = room, .next = session->members, .index = MEMBER_OUTSIDE};
+    *member =
+        (struct member){.session = session, .room = room, .next = session->members, .index = MEMBER_OUTSIDE};
     session->members = member;
     session->member_count++;
     return member;
@@ -296,7 +300,7 @@ void member_live(struct member *member)
     room_seal(room);
     if (room->live_count == room->live_capacity) {
         room->live_capacity = room->live_capacity ? room->live_capacity * 2 : 4;
-        room->live = realloc(room->live, room->live_capacity * sizeof *room->live);
+        room->live = realloc(room->live, room->live_capacity * sizeof(*room->live));
         if (!room->live)
             abort();
     }

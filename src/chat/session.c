@@ -1,4 +1,5 @@
-/* session.c - one connection's user: sign-in, which command goes where, refusals, and the commands that still wait. */
+/* session.c - one connection's user: sign-in, which command goes where, refusals, and the commands that
+ * still wait. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,8 @@ struct text session_user(const struct session *session)
 
 size_t session_answer_space(const struct session *session)
 {
-    return conn_queued(session->conn) == 0 ? ANSWER_BYTES_MAX : (size_t)session->chat->config->send_queue_bytes / 2;
+    return conn_queued(session->conn) == 0 ? ANSWER_BYTES_MAX
+                                           : (size_t)session->chat->config->send_queue_bytes / 2;
 }
 
 void session_answer(struct session *session, const struct buf *json)
@@ -23,7 +25,8 @@ void session_answer(struct session *session, const struct buf *json)
     conn_send_text(session->conn, json->data, json->length);
 }
 
-static void send_error(struct session *session, struct text id, const char *code, const char *message, int64_t retry_ms)
+static void send_error(struct session *session, struct text id, const char *code, const char *message,
+                       int64_t retry_ms)
 {
     struct buf *out = &session->chat->scratch;
 
@@ -50,7 +53,8 @@ void session_refuse(struct session *session, struct text id, const char *code, c
         conn_close(session->conn, CLOSE_ABUSE);
 }
 
-void session_retry(struct session *session, struct text id, const char *code, const char *message, int64_t retry_ms)
+void session_retry(struct session *session, struct text id, const char *code, const char *message,
+                   int64_t retry_ms)
 {
     send_error(session, id, code, message, retry_ms);
 }
@@ -58,7 +62,8 @@ void session_retry(struct session *session, struct text id, const char *code, co
 bool pending_start(struct pending *pending, struct session *session, struct text id)
 {
     if (session->pending_count >= session->chat->config->max_pending_per_connection) {
-        session_retry(session, id, "overloaded", "too many commands of this connection wait for their answer", 1000);
+        session_retry(session, id, "overloaded", "too many commands of this connection wait for their answer",
+                      1000);
         return false;
     }
     pending->session = session;
@@ -97,14 +102,16 @@ void pending_fail(struct pending *pending, enum store_status status)
     if (!pending->session)
         return;
     if (status == STORE_BUSY)
-        session_retry(pending->session, pending_id(pending), "overloaded", "too many requests wait for the store", 1000);
+        session_retry(pending->session, pending_id(pending), "overloaded",
+                      "there is no place for more at the moment", 1000);
     else
-        session_retry(pending->session, pending_id(pending), "unavailable", "the store can't be reached now", 2000);
+        session_retry(pending->session, pending_id(pending), "unavailable", "the store can't be reached now",
+                      2000);
 }
 
 void chat_open(struct chat *chat, struct conn *conn, uint64_t address)
 {
-    struct session *session = calloc(1, sizeof *session);
+    struct session *session = calloc(1, sizeof(*session));
 
     if (!session)
         abort();
@@ -145,13 +152,15 @@ static void welcome(struct session *session, const struct command *command, bool
     proto_member(out, "user", session_user(session));
     proto_member(out, "session", (struct text){token, strlen(token)});
     buf_add_string(out, resumed ? ",\"resumed\":true" : ",\"resumed\":false");
-    buf_printf(out, ",\"limits\":{\"text\":%lld,\"join\":%lld,\"history\":%lld,\"message\":%lld,\"rooms\":%lld}}",
-               (long long)config->max_text_bytes, (long long)config->join_limit, (long long)config->history_limit,
-               (long long)config->max_message_bytes, (long long)config->max_rooms_per_connection);
+    buf_printf(
+        out, ",\"limits\":{\"text\":%lld,\"join\":%lld,\"history\":%lld,\"message\":%lld,\"rooms\":%lld}}",
+        (long long)config->max_text_bytes, (long long)config->join_limit, (long long)config->history_limit,
+        (long long)config->max_message_bytes, (long long)config->max_rooms_per_connection);
     session_answer(session, out);
 }
 
-/* A session token that is still good resumes its user; one that isn't, or is another user's, is no reason to refuse. */
+/* A session token that is still good resumes its user; one that isn't, or is another user's, is no reason
+ * to refuse. */
 static void hello_command(struct session *session, const struct command *command)
 {
     struct chat *chat = session->chat;
@@ -164,19 +173,22 @@ static void hello_command(struct session *session, const struct command *command
         return;
     }
     if (command->session.data)
-        length = token_check(chat->session_key, command->session, clock_wall_ms(), chat->config->session_ttl, resumed);
+        length = token_check(chat->session_key, command->session, clock_wall_ms(), chat->config->session_ttl,
+                             resumed);
     if (!user.data && length > 0)
         user = (struct text){resumed, length};
     if (!user.data) {
-        session_refuse(session, command->id, "bad_request", "user must be a string, or session one from a welcome");
+        session_refuse(session, command->id, "bad_request",
+                       "user must be a string, or session one from a welcome");
         return;
     }
     if (!name_user_valid(user.data, user.length)) {
-        session_refuse(session, command->id, "bad_name",
-                       "a user name has 1 to 64 bytes of letters, marks, digits and -_.:@ with single spaces inside");
+        session_refuse(
+            session, command->id, "bad_name",
+            "a user name has 1 to 64 bytes of letters, marks, digits and -_.:@ with single spaces inside");
         return;
     }
-    session = realloc(session, sizeof *session + user.length);
+    session = realloc(session, sizeof(*session) + user.length);
     if (!session)
         abort();
     conn_set_data(session->conn, session); /* nobody else has its address before it is signed in */
@@ -221,8 +233,9 @@ static bool room_name_ok(struct session *session, const struct command *command)
 {
     if (!command->room.data || name_room_valid(command->room.data, command->room.length))
         return true;
-    session_refuse(session, command->id, "bad_room",
-                   "a room name has 1 to 128 bytes of letters, marks, digits and -_.:@ with single spaces inside");
+    session_refuse(
+        session, command->id, "bad_room",
+        "a room name has 1 to 128 bytes of letters, marks, digits and -_.:@ with single spaces inside");
     return false;
 }
 
@@ -264,7 +277,8 @@ static void carry_out(struct session *session, const struct command *command)
         ping_command(session, command);
         break;
     case COMMAND_REFRESH:
-        session_refuse(session, command->id, "bad_request", "this server uses no tokens: there is nothing to refresh");
+        session_refuse(session, command->id, "bad_request",
+                       "this server uses no tokens: there is nothing to refresh");
         break;
     case COMMAND_HELLO:
         break;

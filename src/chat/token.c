@@ -9,17 +9,32 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { MAC_SIZE = 16, HEAD_SIZE = 16, RAW_MAX = HEAD_SIZE + MESSAGE_USER_MAX + MAC_SIZE };
 
-static int read_key(const char *path, uint8_t key[TOKEN_KEY_SIZE])
+/* Nobody else's file by way of a link, and nobody else's to read. */
+static int open_key(const char *path, int flags)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n;
+    int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+    struct stat st;
 
     if (fd < 0)
         return -errno;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && ((st.st_mode & 077) == 0 || fchmod(fd, 0600) == 0))
+        return fd;
+    close(fd);
+    return -EPERM;
+}
+
+static int read_key(const char *path, uint8_t key[TOKEN_KEY_SIZE])
+{
+    int fd = open_key(path, O_RDONLY);
+    ssize_t n;
+
+    if (fd < 0)
+        return fd;
     n = read(fd, key, TOKEN_KEY_SIZE);
     close(fd);
     return n == TOKEN_KEY_SIZE ? 0 : -EBADMSG;
@@ -31,16 +46,16 @@ int token_key(const char *data_dir, uint8_t key[TOKEN_KEY_SIZE])
     int error, fd;
     ssize_t written;
 
-    snprintf(path, sizeof path, "%s/session.key", data_dir);
+    snprintf(path, sizeof(path), "%s/session.key", data_dir);
     error = read_key(path, key);
     if (error != -ENOENT && error != -EBADMSG)
         return error;
     /* Missing, or cut short by a crash: a new key only ends sessions that nobody has used since. */
     if (getrandom(key, TOKEN_KEY_SIZE, 0) != TOKEN_KEY_SIZE)
         return -EIO;
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    fd = open_key(path, O_WRONLY | O_CREAT | O_TRUNC);
     if (fd < 0)
-        return -errno;
+        return fd;
     written = write(fd, key, TOKEN_KEY_SIZE);
     close(fd);
     return written == TOKEN_KEY_SIZE ? 0 : -EIO;
@@ -77,11 +92,12 @@ size_t token_check(const uint8_t key[TOKEN_KEY_SIZE], struct text token, int64_t
 {
     struct base64_decode_ctx context;
     uint8_t raw[BASE64_DECODE_LENGTH(TOKEN_MAX)], mac[MAC_SIZE];
-    size_t length = sizeof raw;
+    size_t length = sizeof(raw);
     int64_t issued;
 
     base64url_decode_init(&context);
-    if (token.length >= TOKEN_MAX || !base64_decode_update(&context, &length, raw, token.length, token.data) ||
+    if (token.length >= TOKEN_MAX ||
+        !base64_decode_update(&context, &length, raw, token.length, token.data) ||
         !base64_decode_final(&context) || length <= HEAD_SIZE + MAC_SIZE || length > RAW_MAX)
         return 0;
     length -= MAC_SIZE;

@@ -1,8 +1,6 @@
 /* answer.c - the two forms that every JSON answer has. */
 #include "answer.h"
 
-#include <string.h>
-
 #include "chatd/http.h"
 
 #define ANSWER_TYPE "application/json"
@@ -16,16 +14,10 @@ void answer_json(struct conn *conn, int status, struct buf *json)
 
 void answer_error(struct conn *conn, int status, const char *headers, const char *code, const char *message)
 {
-    struct buf lines = BUF_INIT, json = BUF_INIT;
+    struct buf lines = BUF_INIT;
 
     buf_printf(&lines, "%s%s", ANSWER_HEADERS, headers != NULL ? headers : "");
     buf_add_literal(&lines, "\0");
-    buf_add_literal(&json, "{\"error\":{\"code\":");
-    buf_add_json(&json, code, strlen(code));
-    buf_add_literal(&json, ",\"message\":");
-    buf_add_json(&json, message, strlen(message));
-    buf_add_literal(&json, "}}");
-    http_respond(conn, status, ANSWER_TYPE, lines.data, json.data, json.length);
-    buf_deinit(&json);
+    http_respond_error(conn, status, lines.data, code, message);
     buf_deinit(&lines);
 }

@@ -8,7 +8,7 @@
 /* Sends `json` and frees it: the caller's buffer is empty afterwards. */
 void answer_json(struct conn *conn, int status, struct buf *json);
 
-/* {"error":{"code":…,"message":…}}, like http_respond_error; `headers` is NULL or finished lines. */
+/* http_respond_error with the headers that all of these have; `headers` is NULL or more of them. */
 void answer_error(struct conn *conn, int status, const char *headers, const char *code, const char *message);
 
 #endif

@@ -38,7 +38,7 @@ static void watch(struct conn *conn, bool blocked)
 
 void conn_accept(struct net *net, int fd)
 {
-    struct conn *conn = calloc(1, sizeof *conn);
+    struct conn *conn = calloc(1, sizeof(*conn));
     if (conn == NULL)
         abort();
     if (uv_poll_init(net->loop, &conn->poll, fd) != 0) {
@@ -152,7 +152,7 @@ static void begin_close(struct conn *conn)
     }
     if (conn->flags & FLAG_UPGRADED && code != 0) {
         char payload[2] = {(char)(code >> 8), (char)(code & 0xff)};
-        queue_message(conn, FRAME_CLOSE, payload, sizeof payload);
+        queue_message(conn, FRAME_CLOSE, payload, sizeof(payload));
     } else {
         conn->flags |= FLAG_PEER_CLOSED;
     }
@@ -413,6 +413,6 @@ uint64_t conn_id(const struct conn *conn)
 
 bool conn_peer(const struct conn *conn, struct sockaddr_storage *address)
 {
-    socklen_t length = sizeof *address;
+    socklen_t length = sizeof(*address);
     return conn->state != CONN_CLOSED && getpeername(conn->fd, (struct sockaddr *)address, &length) == 0;
 }

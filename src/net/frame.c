@@ -8,7 +8,7 @@
 struct frame *frame_new(size_t capacity)
 {
     assert(capacity <= UINT32_MAX - sizeof(struct frame));
-    struct frame *frame = malloc(sizeof *frame + capacity);
+    struct frame *frame = malloc(sizeof(*frame) + capacity);
     if (frame == NULL)
         abort();
     frame->refs = 1;
@@ -50,7 +50,8 @@ size_t frame_header(char header[FRAME_HEADER_MAX], uint8_t opcode, uint64_t leng
 void frame_add_message(struct frame *frame, uint8_t opcode, const void *payload, size_t length)
 {
     char header[FRAME_HEADER_MAX];
-    frame_add(frame, header, frame_header(header, opcode, length));
+    size_t size = frame_header(header, opcode, length);
+    frame_add(frame, header, size);
     frame_add(frame, payload, length);
 }
 

@@ -20,7 +20,7 @@ static bool key_is_valid(const char *key)
 {
     struct base64_decode_ctx context;
     uint8_t nonce[BASE64_DECODE_LENGTH(HANDSHAKE_KEY)];
-    size_t length = sizeof nonce;
+    size_t length = sizeof(nonce);
     base64_decode_init(&context);
     /* nettle skips white space; a key of exactly 24 characters that makes 16 bytes has none. */
     return strlen(key) == HANDSHAKE_KEY &&
@@ -35,9 +35,9 @@ static void make_accept(const char *key, char accept[HANDSHAKE_ACCEPT_SIZE])
     uint8_t digest[SHA1_DIGEST_SIZE];
     sha1_init(&sha1);
     sha1_update(&sha1, strlen(key), (const uint8_t *)key);
-    sha1_update(&sha1, sizeof guid - 1, (const uint8_t *)guid);
-    sha1_digest(&sha1, sizeof digest, digest);
-    base64_encode_raw(accept, sizeof digest, digest);
+    sha1_update(&sha1, sizeof(guid) - 1, (const uint8_t *)guid);
+    sha1_digest(&sha1, sizeof(digest), digest);
+    base64_encode_raw(accept, sizeof(digest), digest);
     accept[HANDSHAKE_ACCEPT_SIZE - 1] = '\0';
 }
 

@@ -165,7 +165,7 @@ static const http_parser_settings settings = {
 
 static struct http *http_new(void)
 {
-    struct http *http = calloc(1, sizeof *http);
+    struct http *http = calloc(1, sizeof(*http));
     if (http == NULL)
         abort();
     http_parser_init(&http->parser, HTTP_REQUEST);
@@ -332,12 +332,13 @@ void http_respond(struct conn *conn, int status, const char *type, const char *h
     answer(conn, status, type, headers, body, length, keeps(conn));
 }
 
-void http_respond_error(struct conn *conn, int status, const char *code, const char *message)
+void http_respond_error(struct conn *conn, int status, const char *headers, const char *code,
+                        const char *message)
 {
     if (conn->state != CONN_HANDLE)
         return;
     conn->flags &= (uint8_t)~FLAG_ATTACHED;
-    answer_error(conn, status, NULL, code, message, keeps(conn));
+    answer_error(conn, status, headers, code, message, keeps(conn));
 }
 
 static void upgrade(struct conn *conn, const struct http_request *request)
@@ -400,8 +401,8 @@ static void expect(struct conn *conn)
         refuse(conn->http, 417, "bad_request", "only 100-continue may be expected");
         return;
     }
-    struct frame *frame = frame_new(sizeof go_on);
-    frame_add(frame, go_on, sizeof go_on - 1);
+    struct frame *frame = frame_new(sizeof(go_on));
+    frame_add(frame, go_on, sizeof(go_on) - 1);
     conn_queue(conn, frame);
     frame_unref(frame);
 }

@@ -29,6 +29,7 @@ enum {
     NET_ACCEPTS_PER_TURN = 64,
     NET_SWEEP_MS = 500,
     NET_SWEEP_SLICES = 2, /* sweeps until each connection was visited */
+    NET_REFUSAL_TOLD_MS = 1000,
     NET_CLOSE_MS = 2000   /* for the peer's close frame, and for its end of file after that */
 };
 
@@ -77,6 +78,7 @@ struct net {
     uv_prepare_t prepare;
     uv_poll_t listener;
     int listen_fd; /* -1: not listening */
+    uint32_t refusal_told; /* when the log was last told that descriptors ran out */
     int reserve;   /* descriptor given up when there are no more, see listener.c */
     bool listener_paused;
     bool stopping;

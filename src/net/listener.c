@@ -19,17 +19,17 @@ static int parse_address(const char *host, int port, struct sockaddr_storage *ad
 {
     struct sockaddr_in *v4 = (struct sockaddr_in *)address;
     struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)address;
-    memset(address, 0, sizeof *address);
+    memset(address, 0, sizeof(*address));
     if (inet_pton(AF_INET, host, &v4->sin_addr) == 1) {
         v4->sin_family = AF_INET;
         v4->sin_port = htons((uint16_t)port);
-        *length = sizeof *v4;
+        *length = sizeof(*v4);
         return 0;
     }
     if (inet_pton(AF_INET6, host, &v6->sin6_addr) == 1) {
         v6->sin6_family = AF_INET6;
         v6->sin6_port = htons((uint16_t)port);
-        *length = sizeof *v6;
+        *length = sizeof(*v6);
         return 0;
     }
     return -EINVAL;
@@ -37,13 +37,13 @@ static int parse_address(const char *host, int port, struct sockaddr_storage *ad
 
 static int set_option(int fd, int level, int name, int value)
 {
-    return setsockopt(fd, level, name, &value, sizeof value);
+    return setsockopt(fd, level, name, &value, sizeof(value));
 }
 
 static int bound_port(int fd)
 {
     struct sockaddr_storage address;
-    socklen_t length = sizeof address;
+    socklen_t length = sizeof(address);
     if (getsockname(fd, (struct sockaddr *)&address, &length) != 0)
         return -errno;
     return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&address)->sin6_port
@@ -117,17 +117,20 @@ static bool refuse_one(struct net *net)
 {
     static const char body[] = "{\"error\":{\"code\":\"unavailable\",\"message\":\"too many connections\"}}";
     char answer[256];
-    int length = snprintf(answer, sizeof answer,
+    int length = snprintf(answer, sizeof(answer),
                           "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
                           "Content-Length: %zu\r\nConnection: close\r\n\r\n%s",
-                          sizeof body - 1, body);
+                          sizeof(body) - 1, body);
     if (net->reserve >= 0)
         close(net->reserve);
     net->reserve = -1;
     int fd = accept4(net->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
         metrics_add(refused_total, 1);
-        log_warn("no_descriptors", "connections=%u", net->live);
+        if (net_now(net) - net->refusal_told >= NET_REFUSAL_TOLD_MS) {
+            net->refusal_told = net_now(net);
+            log_warn("no_descriptors", "connections=%u", net->live);
+        }
         if (send(fd, answer, (size_t)length, MSG_NOSIGNAL) > 0) {
             /* What the client sent already is read, or the kernel would answer with a reset. */
             shutdown(fd, SHUT_WR);

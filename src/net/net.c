@@ -86,7 +86,7 @@ static void on_sweep(uv_timer_t *timer)
 int net_init(struct net **out, uv_loop_t *loop, const struct config *config,
              const struct net_handler *handler)
 {
-    struct net *net = calloc(1, sizeof *net);
+    struct net *net = calloc(1, sizeof(*net));
     int reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (net == NULL || reserve < 0) {
         int error = net == NULL ? -ENOMEM : -errno;

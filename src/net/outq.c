@@ -24,7 +24,7 @@ static struct frame **at(struct outq *queue, uint32_t index)
 static void grow(struct outq *queue)
 {
     uint32_t capacity = queue->heap ? 2 * queue->ring.capacity : OUTQ_RING_MIN;
-    struct frame **frames = malloc(capacity * sizeof *frames);
+    struct frame **frames = malloc(capacity * sizeof(*frames));
     if (frames == NULL)
         abort();
     for (uint32_t i = 0; i < queue->count; i++)

@@ -158,7 +158,7 @@ static struct ws *ws_new(void)
         .on_frame_recv_chunk_callback = on_chunk,
         .on_msg_recv_callback = on_message,
     };
-    struct ws *ws = calloc(1, sizeof *ws);
+    struct ws *ws = calloc(1, sizeof(*ws));
     if (ws == NULL || wslay_event_context_server_init(&ws->context, &callbacks, ws) != 0)
         abort();
     wslay_event_config_set_no_buffering(ws->context, 1);

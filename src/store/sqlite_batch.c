@@ -74,7 +74,8 @@ static int on_commit(void *arg, sqlite3 *db, const char *name, int pages)
     return SQLITE_OK;
 }
 
-int sqlite_batch_open(struct sqlite_batch **out, const char *data_dir, char error[RING_ERROR_MAX])
+int sqlite_batch_open(struct sqlite_batch **out, const struct ring *ring, const char *data_dir,
+                      char error[RING_ERROR_MAX])
 {
     struct sqlite_batch *batch = calloc(1, sizeof(*batch));
     int status;
@@ -82,6 +83,8 @@ int sqlite_batch_open(struct sqlite_batch **out, const char *data_dir, char erro
     if (batch == NULL)
         abort();
     status = sqlite_schema_open(&batch->db, data_dir, SQLITE_SCHEMA_WRITE, error);
+    if (status == 0)
+        status = sqlite_schema_same(batch->db, ring_store_id(ring), error);
     for (int i = 0; i < STATEMENTS && status == 0; i++)
         status = sqlite_schema_statement(batch->db, SQL[i], &batch->statements[i], error);
     if (status != 0) {
@@ -325,6 +328,16 @@ static int give_up(struct sqlite_batch *batch, enum verdict verdict, char error[
     return status;
 }
 
+/* True when the file that was opened is no longer the one of that name: what is committed to it nobody
+ * finds again. */
+static bool has_moved(struct sqlite_batch *batch)
+{
+    int moved = 0;
+
+    sqlite3_file_control(batch->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+    return moved != 0;
+}
+
 int sqlite_batch_run(struct sqlite_batch *batch, struct ring *ring, uint64_t *position, uint32_t *messages,
                      char error[RING_ERROR_MAX])
 {
@@ -342,6 +355,12 @@ int sqlite_batch_run(struct sqlite_batch *batch, struct ring *ring, uint64_t *po
     verdict = add_messages(batch, ring, &message, &behind, messages);
     if (verdict == STORED && (!update_rooms(batch) || !execute(batch->statements[COMMIT])))
         verdict = BROKEN;
+    if (verdict == STORED && has_moved(batch)) {
+        *messages = 0;
+        forget_rooms(batch);
+        snprintf(error, RING_ERROR_MAX, "chat.db was removed or replaced while chatd runs");
+        return -ESTALE;
+    }
     if (verdict != STORED) {
         *messages = 0;
         return give_up(batch, verdict, error);

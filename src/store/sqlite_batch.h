@@ -15,7 +15,8 @@ enum {
 };
 
 /* Opens the database for writing. Negative errno with the reason in `error`. */
-int sqlite_batch_open(struct sqlite_batch **batch, const char *data_dir, char error[RING_ERROR_MAX])
+int sqlite_batch_open(struct sqlite_batch **batch, const struct ring *ring, const char *data_dir,
+                      char error[RING_ERROR_MAX])
     __attribute__((warn_unused_result));
 void sqlite_batch_close(struct sqlite_batch *batch); /* NULL is allowed */
 

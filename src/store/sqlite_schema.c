@@ -162,6 +162,22 @@ static int create(sqlite3 *db, char error[RING_ERROR_MAX])
     return status != 0 ? status : run(db, sql, error);
 }
 
+static const char STORE_ID[] = "SELECT value FROM meta WHERE name='store_id'";
+
+int sqlite_schema_same(sqlite3 *db, const uint8_t store_id[RING_ID_SIZE], char error[RING_ERROR_MAX])
+{
+    uint8_t id[RING_ID_SIZE];
+    sqlite3_int64 ignored;
+    bool found;
+    int status = query_one(db, STORE_ID, &ignored, id, &found, error);
+
+    if (status == 0 && (!found || memcmp(id, store_id, RING_ID_SIZE) != 0)) {
+        snprintf(error, RING_ERROR_MAX, "chat.db was replaced by another database while chatd runs");
+        status = -ESTALE;
+    }
+    return status;
+}
+
 /* Inside a transaction: an empty file is filled, another one checked. */
 static int check(sqlite3 *db, uint8_t store_id[RING_ID_SIZE], char error[RING_ERROR_MAX])
 {
@@ -189,7 +205,7 @@ static int check(sqlite3 *db, uint8_t store_id[RING_ID_SIZE], char error[RING_ER
                  found && version > SCHEMA_VERSION ? "it was written by a newer chatd" : "it is damaged");
         return -EPROTONOSUPPORT;
     }
-    status = query_one(db, "SELECT value FROM meta WHERE name='store_id'", &ignored, store_id, &found, error);
+    status = query_one(db, STORE_ID, &ignored, store_id, &found, error);
     if (status == 0 && !found) {
         snprintf(error, RING_ERROR_MAX, "chat.db has no store_id: it is damaged");
         status = -EINVAL;

@@ -15,8 +15,13 @@ enum sqlite_schema_mode { SQLITE_SCHEMA_READ, SQLITE_SCHEMA_WRITE };
 int sqlite_schema_prepare(const char *data_dir, uint8_t store_id[RING_ID_SIZE], char error[RING_ERROR_MAX])
     __attribute__((warn_unused_result));
 
+/* 0 when the open database is the one with that store_id: it may have been replaced while chatd runs. */
+int sqlite_schema_same(sqlite3 *db, const uint8_t store_id[RING_ID_SIZE], char error[RING_ERROR_MAX])
+    __attribute__((warn_unused_result));
+
 /* store_sqlite_new_life. */
-int sqlite_schema_new_life(const char *data_dir, char error[RING_ERROR_MAX]) __attribute__((warn_unused_result));
+int sqlite_schema_new_life(const char *data_dir, char error[RING_ERROR_MAX])
+    __attribute__((warn_unused_result));
 
 /* Opens a file that was prepared. */
 int sqlite_schema_open(sqlite3 **db, const char *data_dir, enum sqlite_schema_mode mode,

@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <time.h>
 
+#include "chatd/clock.h"
+
 /* SQLite's deepest stacks, in its parser, take a few tens of KB. */
 enum { THREAD_STACK = 256 * 1024 };
 
@@ -35,14 +37,7 @@ void sqlite_thread_cond_init(pthread_cond_t *cond)
 
 void sqlite_thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
 {
-    struct timespec until;
+    struct timespec until = clock_deadline(ms);
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
     pthread_cond_timedwait(cond, mutex, &until);
 }

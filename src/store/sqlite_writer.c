@@ -150,7 +150,8 @@ static void hold_office(struct sqlite_writer *writer)
     while (goes_on(writer, &goal)) {
         int64_t start = clock_monotonic_ms();
 
-        if (writer->batch == NULL && sqlite_batch_open(&writer->batch, writer->data_dir, error) != 0) {
+        if (writer->batch == NULL &&
+            sqlite_batch_open(&writer->batch, writer->ring, writer->data_dir, error) != 0) {
             report_failure(writer, error);
             return;
         }

@@ -3,16 +3,21 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "chatd/clock.h"
 #include "chatd/metrics.h"
 #include "sqlite_reader.h"
 #include "sqlite_schema.h"
 #include "sqlite_waiters.h"
 #include "sqlite_writer.h"
 
-enum { ANSWERS_PER_TURN = 256 }; /* so that a busy reader can't keep the loop from its clients */
+enum {
+    ANSWERS_PER_TURN = 256, /* so that a busy reader can't keep the loop from its clients */
+    STORE_STALL_MS = 10000, /* a writer not seen at work for so long, with messages waiting, has failed */
+};
 
 struct store_sqlite {
     struct store store; /* first: ops get a pointer to it */
@@ -161,12 +166,19 @@ static void health(struct store *store, struct store_health *health)
 {
     struct store_sqlite *self = self_of(store);
     uint64_t committed = ring_committed(self->ring), head = ring_head(self->ring);
+    int64_t stalled_ms = ring_stalled_ms(self->ring);
 
     _Static_assert(sizeof(health->error) == RING_ERROR_MAX, "an error of the ring is an error of the store");
     memset(health, 0, sizeof(*health));
     health->queued_bytes = head > committed ? head - committed : 0;
     health->ok = ring_report_get(self->ring, health->error, &health->since_ms) &&
                  sqlite_reader_works(self->reader, health->error, &health->since_ms);
+    if (health->ok && stalled_ms > STORE_STALL_MS) {
+        health->ok = false;
+        health->since_ms = clock_wall_ms() - stalled_ms;
+        snprintf(health->error, sizeof(health->error),
+                 "nothing was stored for %lld s: the disk does not answer", (long long)(stalled_ms / 1000));
+    }
 }
 
 static void deliver_rooms(const struct sqlite_request *request)

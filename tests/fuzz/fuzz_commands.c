@@ -29,7 +29,7 @@ static struct conn *renew(struct world *w, unsigned n)
     if (w->conn_count <= n)
         w->conn_count = n + 1;
     chat_open(w->chat, conn, 0);
-    snprintf(text, sizeof text, "{\"type\":\"hello\",\"user\":\"u%u\"}", n / 2);
+    snprintf(text, sizeof(text), "{\"type\":\"hello\",\"user\":\"u%u\"}", n / 2);
     if (n >= CONNS / 2)
         say(w, conn, text);
     return conn;
@@ -164,7 +164,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             steer(w, *at, length > 1 ? (unsigned char)at[1] - (at[1] >= 'a' ? 'a' : '0') : 0);
         at += length + 1;
     }
-    memset(w->fails, 0, sizeof w->fails);
+    memset(w->fails, 0, sizeof(w->fails));
     world_free(w);
     return 0;
 }

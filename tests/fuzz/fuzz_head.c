@@ -19,7 +19,7 @@ static void on_request(void *arg, struct conn *conn, const struct http_request *
 {
     struct fuzz *fuzz = arg;
     char value[64];
-    if (http_query(request->query, "q", value, sizeof value) && strlen(value) >= sizeof value)
+    if (http_query(request->query, "q", value, sizeof(value)) && strlen(value) >= sizeof(value))
         abort();
     if (strlen(request->path) == 0 || request->body_length > NET_BODY_MAX)
         abort();
@@ -71,7 +71,7 @@ static void turn(uv_loop_t *loop, int fd)
 {
     char bytes[4096];
     uv_run(loop, UV_RUN_NOWAIT);
-    while (read(fd, bytes, sizeof bytes) > 0)
+    while (read(fd, bytes, sizeof(bytes)) > 0)
         continue;
 }
 

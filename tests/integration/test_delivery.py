@@ -303,6 +303,27 @@ async def test_writer_killed_with_records_on_the_way(chatd, people):
     assert sorted(m["key"] for m in await ana.history("r")) == sorted(keys)
 
 
+@pytest.mark.parametrize("by", ["removed", "replaced"])
+async def test_a_database_taken_away_while_running_is_noticed_before_any_ack(chatd, people, by):
+    server = chatd(workers=2, allow=("store_failed",))
+    ana = await people.member("ana", "r")
+    await ana.say("r", "stored", key="stored")
+    files = [f for f in (f"{server.database}{end}" for end in ("", "-wal", "-shm")) if os.path.exists(f)]
+    for file in files:
+        os.rename(file, f"{file}.away")
+    if by == "replaced":
+        with sqlite3.connect(server.database) as other:
+            other.execute("CREATE TABLE meta(name TEXT PRIMARY KEY, value)")
+        other.close()
+    waiting = await ana.start("message", room="r", text="not stored", key="late")
+    await eventually(lambda: server.get("/health")[0] == 503, "health says so")
+    assert not waiting.done()
+    for file in files:
+        os.rename(f"{file}.away", file)
+    assert (await asyncio.wait_for(waiting, DEADLINE))["type"] == "ack", "the right one is back"
+    assert sorted(m["key"] for m in await ana.history("r")) == ["late", "stored"]
+
+
 async def test_a_retry_long_after_a_restart_asks_the_store(chatd, people):
     server = chatd(workers=2)
     ana = await people.member("ana", "r")

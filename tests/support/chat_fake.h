@@ -33,7 +33,7 @@ HELPER struct world *world_new(void)
                                                .find = fake_find,
                                                .page = fake_store_page,
                                                .rooms = fake_store_rooms};
-    struct world *w = calloc(1, sizeof *w);
+    struct world *w = calloc(1, sizeof(*w));
 
     config_defaults(&w->config);
     w->config.message_rate_limit.count = w->config.typing_rate_limit.count = 0;
@@ -156,7 +156,7 @@ HELPER struct conn *sign_in(struct world *w, const char *user)
     struct conn *conn = connect_new(w);
     char text[128];
 
-    snprintf(text, sizeof text, "{\"type\":\"hello\",\"user\":\"%s\"}", user);
+    snprintf(text, sizeof(text), "{\"type\":\"hello\",\"user\":\"%s\"}", user);
     say(w, conn, text);
     got(conn);
     return conn;
@@ -165,7 +165,7 @@ HELPER struct conn *sign_in(struct world *w, const char *user)
 /* Ends the world; when all have gone chat must have given everything back. */
 HELPER void world_free(struct world *w)
 {
-    memset(w->hold, 0, sizeof w->hold);
+    memset(w->hold, 0, sizeof(w->hold));
     for (unsigned i = 0; i < w->conn_count; i++)
         hang_up(w, &w->conns[i]);
     settle(w);

@@ -100,7 +100,7 @@ static struct fake_room *fake_room(struct world *w, struct text name)
         r = r->next;
     if (r)
         return r;
-    r = calloc(1, sizeof *r);
+    r = calloc(1, sizeof(*r));
     r->name_length = name.length;
     memcpy(r->name, name.data, name.length);
     r->next = w->rooms;
@@ -123,7 +123,7 @@ static struct fake_record *fake_append(struct fake_room *r, struct text user, st
     struct buf event = BUF_INIT;
     struct fake_record *record;
 
-    r->records = realloc(r->records, (r->record_count + 1) * sizeof *r->records);
+    r->records = realloc(r->records, (r->record_count + 1) * sizeof(*r->records));
     record = &r->records[r->record_count++];
     *record = (struct fake_record){.seq = r->seq + 1, .previous = r->seq};
     r->seq++;
@@ -381,7 +381,7 @@ HELPER bool let_go(struct world *w, enum call_kind kind)
 
 static void make_call(struct world *w, struct call call, struct text room, struct text user, struct text key)
 {
-    struct call *c = malloc(sizeof *c);
+    struct call *c = malloc(sizeof(*c));
 
     *c = call;
     memcpy(c->room, room.data, room.length);

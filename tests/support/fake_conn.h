@@ -139,7 +139,7 @@ static void check_order(struct conn *conn, const json_t *m)
         return;
     for (unsigned i = 0; i < 8; i++) {
         if (conn->last[i].room[0] == 0)
-            snprintf(conn->last[i].room, sizeof conn->last[i].room, "%s", room);
+            snprintf(conn->last[i].room, sizeof(conn->last[i].room), "%s", room);
         if (strcmp(conn->last[i].room, room) != 0)
             continue;
         if (joined ? seq < conn->last[i].seq

@@ -23,7 +23,7 @@ static void on_request(void *arg, struct conn *conn, const struct http_request *
     if (strcmp(request->method, "POST") == 0)
         http_respond(conn, 200, "application/octet-stream", NULL, request->body, request->body_length);
     else
-        http_respond_error(conn, 404, "not_found", "this server only echoes");
+        http_respond_error(conn, 404, NULL, "not_found", "this server only echoes");
 }
 
 static int on_upgrade(void *arg, struct conn *conn, const struct http_request *request, const char **code,

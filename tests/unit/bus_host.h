@@ -1,4 +1,5 @@
-/* bus_host.h - two workers on one ring, without chat: what they hear is counted, what the bus answers is kept. */
+/* bus_host.h - two workers on one ring, without chat: what they hear is counted, what the bus answers is
+ * kept. */
 #ifndef BUS_HOST_H
 #define BUS_HOST_H
 
@@ -75,7 +76,7 @@ static inline void on_listed(void *arg, uint32_t count, const struct text *users
     answer->members = count;
     answer->listed = listed;
     for (uint32_t i = 0; i < listed; i++) {
-        assert_true(users[i].length < sizeof answer->names[0]);
+        assert_true(users[i].length < sizeof(answer->names[0]));
         memcpy(answer->names[i], users[i].data, users[i].length);
         answer->names[i][users[i].length] = 0;
     }
@@ -91,7 +92,8 @@ static inline void on_window(void *arg, enum bus_status status, const struct pag
     for (uint32_t i = 0; i < page->count && i < 256; i++) {
         char expected[64];
         const struct page_entry *entry = &page->entries[i];
-        int length = snprintf(expected, sizeof expected, "{\"n\":%llu,\"time\":", (unsigned long long)entry->seq);
+        int length =
+            snprintf(expected, sizeof(expected), "{\"n\":%llu,\"time\":", (unsigned long long)entry->seq);
 
         answer->seqs[i] = entry->seq;
         assert_true(i == 0 || answer->seqs[i] > answer->seqs[i - 1]);
@@ -103,7 +105,7 @@ static inline void on_room(void *arg, struct text room, uint32_t members, uint64
 {
     struct answer *answer = arg;
 
-    assert_true(answer->count < 256 && room.length < sizeof answer->names[0]);
+    assert_true(answer->count < 256 && room.length < sizeof(answer->names[0]));
     memcpy(answer->names[answer->count], room.data, room.length);
     answer->names[answer->count][room.length] = 0;
     answer->members = members;
@@ -134,7 +136,7 @@ static void on_record(void *arg, const struct message *message)
 
     assert_true(w->records < HEARD_MAX);
     w->seqs[w->records++] = message->seq;
-    snprintf(w->last_event, sizeof w->last_event, "%.*s", (int)message->event.length, message->event.data);
+    snprintf(w->last_event, sizeof(w->last_event), "%.*s", (int)message->event.length, message->event.data);
     if (w->answer_room.length > 0) {
         w->answer_room.length = 0;
         assert_int_equal(publish(w, "lobby", ",\"answer\":1}").status, BUS_OK);
@@ -147,7 +149,7 @@ static void on_event(void *arg, struct text room, struct text user, struct text 
 
     assert_true(text_is(room, "lobby") && text_is(user, "ann"));
     w->events++;
-    snprintf(w->last_event, sizeof w->last_event, "%.*s", (int)event.length, event.data);
+    snprintf(w->last_event, sizeof(w->last_event), "%.*s", (int)event.length, event.data);
 }
 
 static void on_lost(void *arg)
@@ -161,7 +163,8 @@ static void on_gone(void *arg, struct text room, struct text user, uint32_t memb
 
     w->gone++;
     w->left = members;
-    snprintf(w->last_gone, sizeof w->last_gone, "%.*s/%.*s", (int)room.length, room.data, (int)user.length, user.data);
+    snprintf(w->last_gone, sizeof(w->last_gone), "%.*s/%.*s", (int)room.length, room.data, (int)user.length,
+             user.data);
 }
 
 static void on_committed(void *arg)
@@ -212,7 +215,7 @@ static inline bool sleep_once(struct worker *w, uint64_t ms)
 
 static inline int set_up_sized(void **state, uint64_t size)
 {
-    struct pair *pair = calloc(1, sizeof *pair);
+    struct pair *pair = calloc(1, sizeof(*pair));
 
     assert_non_null(pair);
     open_host(&pair->host, size);

@@ -1,5 +1,5 @@
-/* ring_host.h - what the tests of src/bus share: a ring of their own, short ways to append, processes that die, and
- * the question whether everything in the shared file still fits together. */
+/* ring_host.h - what the tests of src/bus share: a ring of their own, short ways to append, processes that
+ * die, and the question whether everything in the shared file still fits together. */
 #ifndef RING_HOST_H
 #define RING_HOST_H
 
@@ -71,7 +71,7 @@ static inline struct ring *open_ring(const char *dir, uint64_t size)
 
 static inline void open_host(struct host *host, uint64_t size)
 {
-    snprintf(host->dir, sizeof host->dir, "/tmp/chatd-ring-XXXXXX");
+    snprintf(host->dir, sizeof(host->dir), "/tmp/chatd-ring-XXXXXX");
     assert_non_null(mkdtemp(host->dir));
     host->ring = open_ring(host->dir, size);
 }
@@ -100,8 +100,8 @@ static inline uint32_t open_room(struct ring *ring, const char *name)
     return row;
 }
 
-/* One message whose event is {"n":NUMBER,"time":MS,"text":"..."} with `bytes` bytes of a letter that goes with the
- * number. Lock held. */
+/* One message whose event is {"n":NUMBER,"time":MS,"text":"..."} with `bytes` bytes of a letter that goes
+ * with the number. Lock held. */
 static inline uint64_t append_locked(struct ring *ring, uint32_t room, const char *user, struct text key,
                                      size_t bytes)
 {
@@ -111,7 +111,7 @@ static inline uint64_t append_locked(struct ring *ring, uint32_t room, const cha
     struct ring_append append = {.kind = RING_MESSAGE, .room = {r->name, r->name_length}, .user = text(user),
                                  .key = key, .head = text("{\"n\":"), .uid = UID};
 
-    must(bytes + 11 <= sizeof tail);
+    must(bytes + 11 <= sizeof(tail));
     memcpy(tail, ",\"text\":\"", 9);
     memset(tail + 9, 'a' + (int)((r->seq + 1) % 26), bytes);
     memcpy(tail + 9 + bytes, "\"}", 2);
@@ -119,7 +119,8 @@ static inline uint64_t append_locked(struct ring *ring, uint32_t room, const cha
     return ring_append(ring, room, &append);
 }
 
-static inline uint64_t append(struct ring *ring, uint32_t room, const char *user, struct text key, size_t bytes)
+static inline uint64_t append(struct ring *ring, uint32_t room, const char *user, struct text key,
+                              size_t bytes)
 {
     uint64_t position;
 
@@ -172,9 +173,10 @@ static inline void run_to_death(void (*act)(struct ring *ring, int arg), struct 
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
-/* Runs `act` instruction by instruction and kills it after `steps` of them; returns how many it made, fewer when it
- * came to its end, -1 where processes can't be traced. */
-static inline long step_to_death(void (*act)(struct ring *ring, int arg), struct ring *ring, int arg, long steps)
+/* Runs `act` instruction by instruction and kills it after `steps` of them; returns how many it made,
+ * fewer when it came to its end, -1 where processes can't be traced. */
+static inline long step_to_death(void (*act)(struct ring *ring, int arg), struct ring *ring, int arg,
+                                 long steps)
 {
     pid_t pid = fork();
     long made = 0;
@@ -204,8 +206,8 @@ static inline long step_to_death(void (*act)(struct ring *ring, int arg), struct
     return made;
 }
 
-/* Kills `act` at points spread evenly over all its instructions, as many as HOST_STEPS steps allow, and calls `check`
- * after each. */
+/* Kills `act` at points spread evenly over all its instructions, as many as HOST_STEPS steps allow, and
+ * calls `check` after each. */
 static inline void die_everywhere(void (*act)(struct ring *ring, int arg), struct ring *ring,
                                   void (*check)(struct ring *ring, int arg))
 {
@@ -272,7 +274,8 @@ static inline void check_members(const struct ring *ring)
     assert_int_equal(used + free_rows, rows->high);
 }
 
-/* All records from tail to head, each of which leads to the one before in its room; returns the number of messages. */
+/* All records from tail to head, each of which leads to the one before in its room; returns the number of
+ * messages. */
 static inline uint32_t check_records(const struct ring *ring)
 {
     const struct ring_header *h = ring->header;

@@ -64,21 +64,6 @@ static void prints_longer_than_it_has_room(void **state)
     buf_deinit(&buf);
 }
 
-static void consumes_from_the_front(void **state)
-{
-    struct buf buf = BUF_INIT;
-
-    (void)state;
-    buf_consume(&buf, 0);
-    buf_add_string(&buf, "abcdef");
-    buf_consume(&buf, 0);
-    buf_consume(&buf, 2);
-    assert_buf(&buf, "cdef");
-    buf_consume(&buf, 100);
-    assert_int_equal(buf.length, 0);
-    buf_deinit(&buf);
-}
-
 static void assert_json(const char *text, size_t length, const char *expected)
 {
     struct buf buf = BUF_INIT;
@@ -109,7 +94,6 @@ int main(void)
         cmocka_unit_test(grows_and_keeps_its_bytes),
         cmocka_unit_test(appends_pieces),
         cmocka_unit_test(prints_longer_than_it_has_room),
-        cmocka_unit_test(consumes_from_the_front),
         cmocka_unit_test(json_escapes_what_it_must_and_nothing_else),
     };
     return cmocka_run_group_tests_name("buf", tests, NULL, NULL);

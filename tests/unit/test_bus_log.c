@@ -1,5 +1,5 @@
-/* test_bus_log.c - what one worker publishes reaches the other, or it is told that it missed something; and what
- * becomes of one that dies. */
+/* test_bus_log.c - what one worker publishes reaches the other, or it is told that it missed something;
+ * and what becomes of one that dies. */
 #include "bus_host.h"
 
 #include <sys/socket.h>
@@ -46,7 +46,7 @@ static void test_what_one_publishes_both_get_in_order_and_after_one_wake(void **
     assert_int_equal(pair->b.records, 100);
     for (int i = 0; i < 100; i++)
         assert_int_equal(pair->b.seqs[i], (1 << 20) + i);
-    snprintf(expected, sizeof expected, "{\"n\":%d,\"time\":", (1 << 20) + 99);
+    snprintf(expected, sizeof(expected), "{\"n\":%d,\"time\":", (1 << 20) + 99);
     assert_memory_equal(pair->b.last_event, expected, strlen(expected));
     assert_non_null(strstr(pair->b.last_event, ",\"text\":\"hi\"}"));
     assert_false(sleep_once(&pair->b, 20));
@@ -155,8 +155,8 @@ static void test_a_record_that_is_overwritten_before_it_was_read_is_told(void **
     struct pair *pair = *state;
     char tail[1000];
 
-    memset(tail, 'x', sizeof tail - 1);
-    tail[sizeof tail - 1] = 0;
+    memset(tail, 'x', sizeof(tail) - 1);
+    tail[sizeof(tail) - 1] = 0;
     subscribe(&pair->b, "lobby");
     for (int i = 0; i < 1000; i++) {
         assert_int_equal(publish(&pair->a, "lobby", tail).status, BUS_OK);
@@ -251,8 +251,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_what_one_publishes_both_get_in_order_and_after_one_wake, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_a_batch_is_one_datagram, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_what_a_handler_publishes_reaches_its_own_worker_without_another_event,
-                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            test_what_a_handler_publishes_reaches_its_own_worker_without_another_event, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_events_pass_and_are_in_no_window, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_events_leave_half_of_a_stuck_ring_to_messages, set_up,
                                         tear_down),

@@ -27,7 +27,8 @@ static void test_a_retry_that_the_window_does_not_know_is_asked_for_first(void *
     struct answer answer;
 
     open_it(&pair->a, "lobby");
-    assert_int_equal(publish_as(&pair->a, "lobby", "ann", text("k"), "}", true, false).status, BUS_NOT_FOUND_IN_WINDOW);
+    assert_int_equal(publish_as(&pair->a, "lobby", "ann", text("k"), "}", true, false).status,
+                     BUS_NOT_FOUND_IN_WINDOW);
     answer = publish_as(&pair->a, "lobby", "ann", text("k"), "}", true, true);
     assert_int_equal(answer.status, BUS_OK);
     assert_int_equal(answer.message.seq, 1 << 20);
@@ -95,8 +96,8 @@ static void test_a_window_that_was_partly_overwritten_says_where_the_store_begin
     struct answer answer;
     char tail[200];
 
-    memset(tail, 'x', sizeof tail - 1);
-    tail[sizeof tail - 1] = 0;
+    memset(tail, 'x', sizeof(tail) - 1);
+    tail[sizeof(tail) - 1] = 0;
     open_it(a, "lobby");
     for (uint64_t i = 0; i < many; i++) {
         publish(a, "lobby", tail);
@@ -170,7 +171,7 @@ static void test_rooms_with_members_come_first(void **state)
     char name[8];
 
     for (int i = 0; i < 200; i++) {
-        snprintf(name, sizeof name, "r%d", i);
+        snprintf(name, sizeof(name), "r%d", i);
         open_it(&pair->a, name);
     }
     enter(&pair->a, "r150", "ann");
@@ -193,13 +194,13 @@ static void test_a_large_room_is_listed_fast(void **state)
 {
     enum { USERS = 25000 };
     struct pair *pair = *state;
-    struct answer *answer = calloc(1, sizeof *answer);
+    struct answer *answer = calloc(1, sizeof(*answer));
     int64_t start;
     char name[8];
 
     open_it(&pair->a, "lobby");
     for (int i = 0; i < USERS; i++) {
-        snprintf(name, sizeof name, "u%d", i);
+        snprintf(name, sizeof(name), "u%d", i);
         enter(&pair->a, "lobby", name);
         enter(&pair->b, "lobby", name);
     }
@@ -210,7 +211,8 @@ static void test_a_large_room_is_listed_fast(void **state)
     assert_int_equal(answer->members, USERS);
     start = clock_monotonic_us();
     bus_log_close(pair->b.bus);
-    print_message("leaving a seat of %d members: %lld us\n", USERS, (long long)(clock_monotonic_us() - start));
+    print_message("leaving a seat of %d members: %lld us\n", USERS,
+                  (long long)(clock_monotonic_us() - start));
     assert_int_equal(bus_count(pair->a.bus, text("lobby")), USERS);
     uv_run(&pair->b.loop, UV_RUN_NOWAIT);
     attach(&pair->b);

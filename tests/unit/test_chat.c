@@ -50,7 +50,7 @@ static bool resumed;
 static void keep_token(struct conn *conn, const json_t *message)
 {
     (void)conn;
-    snprintf(session_token, sizeof session_token, "%s", member_text(message, "session"));
+    snprintf(session_token, sizeof(session_token), "%s", member_text(message, "session"));
     resumed = json_is_true(json_object_get(message, "resumed"));
 }
 
@@ -64,7 +64,7 @@ static void test_the_session_of_welcome_resumes_its_user_only(void **state)
         struct conn *conn = connect_new(w);
         char text[300];
 
-        snprintf(text, sizeof text, "{\"type\":\"hello\",\"session\":\"%s\"%s}",
+        snprintf(text, sizeof(text), "{\"type\":\"hello\",\"session\":\"%s\"%s}",
                  i < 0 ? "none" : session_token, i < 0 ? users[1] : users[i]);
         conn->on_message = keep_token;
         say(w, conn, text);
@@ -191,7 +191,7 @@ static void test_first_attempt_and_retry_become_one_message(void **state)
 static const enum call_kind steps[] = {CALL_PUBLISH, CALL_HIGHEST, CALL_OPEN,  CALL_PUBLISH,
                                        CALL_FIND,    CALL_PUBLISH, CALL_COMMIT};
 
-enum { STEPS = sizeof steps / sizeof *steps };
+enum { STEPS = sizeof(steps) / sizeof(*steps) };
 
 static struct world *world_at_step(unsigned step, struct conn **ana)
 {
@@ -275,12 +275,12 @@ static void test_what_is_wrong_with_a_message_is_said(void **state)
     say(w, ana, "{\"type\":\"message\",\"id\":1,\"room\":\"s\",\"text\":\"hi\"}");
     say(w, ana, "{\"type\":\"message\",\"id\":2,\"room\":\"r\",\"text\":\"\"}");
     say(w, ana, "{\"type\":\"message\",\"id\":3,\"room\":\"r\",\"text\":\"123456\"}");
-    snprintf(text, sizeof text,
+    snprintf(text, sizeof(text),
              "{\"type\":\"message\",\"id\":4,\"room\":\"r\",\"text\":\"hi\",\"key\":\"%s\"}", key);
     say(w, ana, text);
     assert_string_equal(got(ana),
                         "error=not_joined#1 error=bad_request#2 error=too_large#3 error=bad_request#4");
-    snprintf(text, sizeof text,
+    snprintf(text, sizeof(text),
              "{\"type\":\"message\",\"id\":5,\"room\":\"r\",\"text\":\"\\u0000\",\"key\":\"%s\"}", key + 1);
     say(w, ana, text);
     settle(w);

@@ -105,7 +105,7 @@ static void test_a_room_that_cannot_open_sends_everybody_away_and_is_freed(void 
 static const enum call_kind steps[] = {CALL_SUBSCRIBE, CALL_HIGHEST, CALL_OPEN, CALL_SUBSCRIBE,
                                        CALL_ENTER,     CALL_WINDOW,  CALL_PAGE};
 
-enum { STEPS = sizeof steps / sizeof *steps };
+enum { STEPS = sizeof(steps) / sizeof(*steps) };
 
 static void hold_all(struct world *w)
 {
@@ -236,7 +236,7 @@ static void test_since_gives_what_came_after_it_from_window_and_store(void **sta
     };
 
     (void)state;
-    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct world *w = world_with(10, cases[i].window_from);
         struct conn *ana;
 

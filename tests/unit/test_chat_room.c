@@ -337,10 +337,11 @@ static void test_history_is_pages_of_window_and_store(void **state)
     for (uint64_t from = 1; from <= 9; from++) {
         room_of(w, "r")->window_from = from;
         room_of(w, "r")->open = from < 9;
-        for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
             char text[128];
 
-            snprintf(text, sizeof text, "{\"type\":\"history\",\"id\":4,\"room\":\"r\"%s}", cases[i].members);
+            snprintf(text, sizeof(text), "{\"type\":\"history\",\"id\":4,\"room\":\"r\"%s}",
+                     cases[i].members);
             say(w, ana, text);
             settle(w);
             assert_string_equal(got(ana), cases[i].answer);
@@ -405,7 +406,7 @@ static void test_rooms_with_bytes_of_this_turn_are_freed_in_any_order(void **sta
     for (int i = 0; i < 6; i++) {
         char text[80];
 
-        snprintf(text, sizeof text, "{\"type\":\"%s\",\"room\":\"%d\",\"text\":\"x\"}",
+        snprintf(text, sizeof(text), "{\"type\":\"%s\",\"room\":\"%d\",\"text\":\"x\"}",
                  i < 3 ? "join" : "message", i % 3);
         say(w, ana, text);
         if (i < 3)

@@ -116,7 +116,7 @@ static void a_key_is_base64_of_16_bytes(void **state)
         "dGhlIHNhbXBsZSBub 5jZQ==",
         "dGhlIHNhbXBsZSBub25jZQ==dGhlIHNhbXBsZSBub25jZQ==",
     };
-    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+    for (size_t i = 0; i < sizeof(keys) / sizeof(*keys); i++) {
         struct http_request request = sample();
         request.headers[KEY].value = keys[i];
         assert_int_equal(check(&request), 400);

@@ -114,7 +114,7 @@ static void turn(struct fixture *f)
 static void collect(int fd, struct buf *out)
 {
     char bytes[4096];
-    for (ssize_t n; (n = read(fd, bytes, sizeof bytes)) > 0;)
+    for (ssize_t n; (n = read(fd, bytes, sizeof(bytes))) > 0;)
         buf_add(out, bytes, (size_t)n);
 }
 
@@ -265,7 +265,7 @@ static void a_client_that_waits_is_told_to_go_on(void **state)
         "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
     struct buf out = BUF_INIT;
     int fd = client(f);
-    assert_int_equal(send(fd, head, sizeof head - 1, 0), sizeof head - 1);
+    assert_int_equal(send(fd, head, sizeof(head) - 1, 0), sizeof(head) - 1);
     turn(f);
     collect(fd, &out);
     assert_int_equal(out.length, 25);
@@ -285,12 +285,12 @@ static void a_late_answer_lets_the_next_request_through(void **state)
     static const char in[] = "GET /later HTTP/1.1\r\nHost: h\r\n\r\nGET /next HTTP/1.1\r\nHost: h\r\n\r\n";
     struct buf out = BUF_INIT;
     int fd = client(f);
-    assert_int_equal(send(fd, in, sizeof in - 1, 0), sizeof in - 1);
+    assert_int_equal(send(fd, in, sizeof(in) - 1, 0), sizeof(in) - 1);
     turn(f);
     turn(f);
     collect(fd, &out);
     assert_int_equal(out.length, 0);
-    http_respond_error(f->waiting, 404, "not_found", "none");
+    http_respond_error(f->waiting, 404, NULL, "not_found", "none");
     http_respond(f->waiting, 200, NULL, NULL, "", 0); /* a second answer is no answer */
     turn(f);
     turn(f);
@@ -309,7 +309,7 @@ static void an_unanswered_request_hears_of_the_end(void **state)
     struct fixture *f = *state;
     static const char in[] = "GET /later HTTP/1.1\r\nHost: h\r\n\r\n";
     int fd = client(f);
-    assert_int_equal(send(fd, in, sizeof in - 1, 0), sizeof in - 1);
+    assert_int_equal(send(fd, in, sizeof(in) - 1, 0), sizeof(in) - 1);
     turn(f);
     assert_non_null(f->waiting);
     net_close(f->net);
@@ -361,20 +361,20 @@ static void queries_are_decoded(void **state)
 {
     (void)state;
     char out[8];
-    assert_true(http_query("a=1&token=x%2By+z&b", "token", out, sizeof out));
+    assert_true(http_query("a=1&token=x%2By+z&b", "token", out, sizeof(out)));
     assert_string_equal(out, "x+y z");
-    assert_true(http_query("a=", "a", out, sizeof out));
+    assert_true(http_query("a=", "a", out, sizeof(out)));
     assert_string_equal(out, "");
-    assert_true(http_query("a=1234567", "a", out, sizeof out));
-    assert_false(http_query("a=12345678", "a", out, sizeof out));
-    assert_false(http_query("ab=1&b", "a", out, sizeof out));
-    assert_false(http_query("ab=1&b", "b", out, sizeof out));
-    assert_false(http_query("a=%0", "a", out, sizeof out));
-    assert_false(http_query("a=%zz", "a", out, sizeof out));
-    assert_false(http_query("a=%00", "a", out, sizeof out));
-    assert_true(http_decode("%41+%62", 7, out, sizeof out));
+    assert_true(http_query("a=1234567", "a", out, sizeof(out)));
+    assert_false(http_query("a=12345678", "a", out, sizeof(out)));
+    assert_false(http_query("ab=1&b", "a", out, sizeof(out)));
+    assert_false(http_query("ab=1&b", "b", out, sizeof(out)));
+    assert_false(http_query("a=%0", "a", out, sizeof(out)));
+    assert_false(http_query("a=%zz", "a", out, sizeof(out)));
+    assert_false(http_query("a=%00", "a", out, sizeof(out)));
+    assert_true(http_decode("%41+%62", 7, out, sizeof(out)));
     assert_string_equal(out, "A+b");
-    assert_false(http_decode("%4", 2, out, sizeof out));
+    assert_false(http_decode("%4", 2, out, sizeof(out)));
 }
 
 static void tokens_are_found_in_lists(void **state)

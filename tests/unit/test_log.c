@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -254,6 +256,25 @@ static void threads_do_not_mix_their_lines(void **state)
     free(text);
 }
 
+static void a_full_pipe_loses_lines_and_holds_up_nobody(void **state)
+{
+    char fifo[sizeof(path) + 8], rubbish[4096] = "";
+    int fd;
+
+    (void)state;
+    snprintf(fifo, sizeof(fifo), "%s.fifo", path);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    fd = open(fifo, O_RDWR | O_NONBLOCK);
+    while (write(fd, rubbish, sizeof(rubbish)) > 0)
+        continue;
+    assert_int_equal(log_open(fifo, LOG_READABLE, LOG_INFO), 0);
+    log_info("nobody_reads", " "); /* returns */
+    assert_int_equal(read(fd, rubbish, sizeof(rubbish)), sizeof(rubbish));
+    assert_int_equal(log_open("", LOG_READABLE, LOG_INFO), 0);
+    close(fd);
+    unlink(fifo);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -265,6 +286,7 @@ int main(void)
         cmocka_unit_test(a_burst_is_limited_and_says_so_afterwards),
         cmocka_unit_test(reopening_follows_a_rename),
         cmocka_unit_test(threads_do_not_mix_their_lines),
+        cmocka_unit_test(a_full_pipe_loses_lines_and_holds_up_nobody),
     };
     int result;
 

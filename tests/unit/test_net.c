@@ -39,6 +39,7 @@ struct fixture {
     enum close_reason reason; /* of the last close */
     int texts;
     bool close_all; /* on the next text */
+    bool close_all_on_close;
 };
 
 static void on_request(void *arg, struct conn *conn, const struct http_request *request)
@@ -84,6 +85,8 @@ static void on_close(void *arg, struct conn *conn, enum close_reason reason)
     f->reason = reason;
     if (f->conn == conn)
         f->conn = NULL;
+    if (f->close_all_on_close)
+        net_close(f->net);
 }
 
 static void on_flush(void *arg)
@@ -149,7 +152,7 @@ static int dial(struct fixture *f)
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_true(fd >= 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
     return fd;
 }
@@ -164,7 +167,7 @@ static bool ended(int fd, struct buf *out)
 {
     char bytes[65536];
     ssize_t n;
-    while ((n = read(fd, bytes, sizeof bytes)) > 0)
+    while ((n = read(fd, bytes, sizeof(bytes))) > 0)
         buf_add(out, bytes, (size_t)n);
     return n == 0 || errno != EAGAIN;
 }
@@ -181,7 +184,7 @@ static int open_ws(struct fixture *f)
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     struct buf out = BUF_INIT;
     int fd = dial(f), before = f->opens;
-    say(fd, head, sizeof head - 1);
+    say(fd, head, sizeof(head) - 1);
     WAIT_FOR(f, f->opens == before + 1 && (ended(fd, &out) || out.length > 0));
     assert_memory_equal(out.data, "HTTP/1.1 101 ", 13);
     assert_int_equal(out.length, 129);
@@ -252,17 +255,17 @@ static void a_slow_reader_is_closed_and_hears_why(void **state)
     struct buf out = BUF_INIT;
     static char text[60000];
     f->config.send_queue_bytes = 1 << 20;
-    memset(text, 'x', sizeof text);
+    memset(text, 'x', sizeof(text));
     int fd = open_ws(f);
     while (f->closes == 0) {
         if (f->conn != NULL)
-            conn_send_text(f->conn, text, sizeof text);
+            conn_send_text(f->conn, text, sizeof(text));
         turn(f);
     }
     assert_int_equal(f->reason, CLOSE_SLOW);
     WAIT_FOR(f, (ended(fd, &out), ends_with(&out, "\x88\x02\x03\xf5", 4)));
     /* The frame that was under way came whole: every one has the same size. */
-    assert_int_equal((out.length - 4) % (sizeof text + 4), 0);
+    assert_int_equal((out.length - 4) % (sizeof(text) + 4), 0);
     hang_up(f, fd);
     buf_deinit(&out);
 }
@@ -396,7 +399,7 @@ static void accepted_sockets_do_not_delay(void **state)
 {
     struct fixture *f = *state;
     int fd = open_ws(f), on = 0;
-    socklen_t length = sizeof on;
+    socklen_t length = sizeof(on);
     struct sockaddr_storage peer;
     assert_true(conn_peer(f->conn, &peer));
     assert_int_equal(peer.ss_family, AF_INET);
@@ -415,6 +418,37 @@ static void an_address_in_use_or_wrong_is_an_error(void **state)
 
 #define NET_TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+static void a_large_frame_behind_a_small_one_is_not_the_peers_fault(void **state)
+{
+    struct fixture *f = *state;
+    struct buf out = BUF_INIT;
+    size_t length = 2 << 20;
+    char *text = calloc(1, length);
+    f->config.send_queue_bytes = 4096;
+    int fd = open_ws(f);
+    conn_send_text(f->conn, "x", 1);
+    conn_send_text(f->conn, text, length);
+    WAIT_FOR(f, f->closes || (ended(fd, &out), out.length == 3 + length + 10));
+    assert_int_equal(f->closes, 0);
+    free(text);
+    hang_up(f, fd);
+    buf_deinit(&out);
+}
+
+static void net_may_be_closed_from_within_a_close(void **state)
+{
+    struct fixture *f = *state;
+    int fds[3];
+    for (int i = 0; i < 3; i++)
+        fds[i] = open_ws(f);
+    f->close_all_on_close = true;
+    close(fds[1]);
+    WAIT_FOR(f, net_count(f->net) == 0);
+    assert_int_equal(f->closes, 3);
+    close(fds[0]);
+    close(fds[2]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -427,6 +461,8 @@ int main(void)
         NET_TEST(a_close_ends_without_an_answer_too),
         NET_TEST(binary_is_refused_where_nobody_wants_it),
         NET_TEST(net_may_be_closed_from_within_a_message),
+        NET_TEST(net_may_be_closed_from_within_a_close),
+        NET_TEST(a_large_frame_behind_a_small_one_is_not_the_peers_fault),
         NET_TEST(many_messages_of_a_turn_leave_in_one_write),
         NET_TEST(stopping_ends_what_is_not_upgraded),
         NET_TEST(without_descriptors_a_client_gets_503),

@@ -54,7 +54,7 @@ static void frames_leave_in_order_by_one_call(void **state)
     struct fixture *f = *state;
     for (int i = 0; i < 50; i++) {
         char text[16];
-        push(&f->queue, text, (size_t)snprintf(text, sizeof text, "%02d,", i));
+        push(&f->queue, text, (size_t)snprintf(text, sizeof(text), "%02d,", i));
         assert_int_equal(f->queue.bytes, 3 * (i + 1));
         assert_int_equal(f->queue.heap, i >= OUTQ_SLOTS);
     }
@@ -64,10 +64,10 @@ static void frames_leave_in_order_by_one_call(void **state)
     assert_int_equal(f->queue.bytes, 0);
     assert_int_equal(f->queue.heap, 0);
     char got[200];
-    assert_int_equal(read(f->there, got, sizeof got), 150);
+    assert_int_equal(read(f->there, got, sizeof(got)), 150);
     for (int i = 0; i < 50; i++) {
         char text[16];
-        snprintf(text, sizeof text, "%02d,", i);
+        snprintf(text, sizeof(text), "%02d,", i);
         assert_memory_equal(got + 3 * i, text, 3);
     }
 }
@@ -82,7 +82,7 @@ static void two_frames_need_no_heap(void **state)
         assert_int_equal(outq_write(&f->queue, f->here, &f->tally), 0);
     }
     char got[8];
-    assert_int_equal(read(f->there, got, sizeof got), 6);
+    assert_int_equal(read(f->there, got, sizeof(got)), 6);
     assert_memory_equal(got, "ababab", 6);
 }
 
@@ -91,15 +91,15 @@ static void short_writes_lose_nothing(void **state)
 {
     struct fixture *f = *state;
     int size = 4096;
-    setsockopt(f->here, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    setsockopt(f->here, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
     static char chunk[1777];
     size_t pushed = 0, received = 0;
     bool blocked = false;
     for (int i = 0; i < 300; i++) {
-        for (size_t k = 0; k < sizeof chunk; k++)
+        for (size_t k = 0; k < sizeof(chunk); k++)
             chunk[k] = (char)((pushed + k) % 251);
-        push(&f->queue, chunk, sizeof chunk);
-        pushed += sizeof chunk;
+        push(&f->queue, chunk, sizeof(chunk));
+        pushed += sizeof(chunk);
     }
     while (received < pushed) {
         uint64_t before = f->queue.bytes, sent = f->tally.bytes;
@@ -108,7 +108,7 @@ static void short_writes_lose_nothing(void **state)
         blocked |= rest == 1;
         assert_int_equal(before - f->queue.bytes, f->tally.bytes - sent);
         char got[999];
-        ssize_t n = read(f->there, got, sizeof got);
+        ssize_t n = read(f->there, got, sizeof(got));
         assert_true(n > 0);
         for (ssize_t k = 0; k < n; k++)
             assert_int_equal((unsigned char)got[k], (received + (size_t)k) % 251);
@@ -134,15 +134,15 @@ static void only_a_frame_that_is_under_way_survives_a_drop(void **state)
 {
     struct fixture *f = *state;
     int size = 4096;
-    setsockopt(f->here, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    setsockopt(f->here, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
     static char large[1 << 20];
-    push(&f->queue, large, sizeof large);
+    push(&f->queue, large, sizeof(large));
     push(&f->queue, "dropped", 7);
     push(&f->queue, "dropped", 7);
     assert_int_equal(outq_write(&f->queue, f->here, &f->tally), 1);
     outq_drop_unsent(&f->queue);
     assert_int_equal(f->queue.count, 1);
-    assert_int_equal(f->queue.bytes, sizeof large - f->tally.bytes);
+    assert_int_equal(f->queue.bytes, sizeof(large) - f->tally.bytes);
     push(&f->queue, "end", 3);
     outq_clear(&f->queue);
 

@@ -115,7 +115,7 @@ static void test_a_command_holds_what_was_said(void **state)
     struct refusal refusal;
 
     (void)state;
-    assert_true(parse(text, sizeof text - 1, &command, &refusal));
+    assert_true(parse(text, sizeof(text) - 1, &command, &refusal));
     assert_int_equal(command.type, COMMAND_MESSAGE);
     assert_int_equal(command.text.length, 3);
     assert_memory_equal(command.text.data, "a\0b", 3);
@@ -128,7 +128,7 @@ static void test_a_command_holds_what_was_said(void **state)
     assert_int_equal(command.limit, 7);
     proto_free(&command);
     /* Cut at every offset it is no JSON. */
-    for (size_t length = 0; length < sizeof text - 1; length++) {
+    for (size_t length = 0; length < sizeof(text) - 1; length++) {
         assert_false(parse(text, length, &command, &refusal));
         assert_string_equal(refusal.code, "bad_json");
         proto_free(&command);

@@ -31,7 +31,7 @@ static void on_page(void *arg, enum store_status status, const struct page *page
         char seq[40];
 
         answer->seqs[i] = page->entries[i].seq;
-        snprintf(seq, sizeof seq, "\"seq\":%llu,", (unsigned long long)page->entries[i].seq);
+        snprintf(seq, sizeof(seq), "\"seq\":%llu,", (unsigned long long)page->entries[i].seq);
         assert_non_null(
             memmem(page->bytes.data + page->entries[i].offset, page->entries[i].length, seq, strlen(seq)));
     }

@@ -1,5 +1,5 @@
-/* test_ring.c - the shared file is made, found, kept or refused; records go round in it, and whoever dies while writing
- * one leaves it whole. */
+/* test_ring.c - the shared file is made, found, kept or refused; records go round in it, and whoever dies
+ * while writing one leaves it whole. */
 #include "ring_host.h"
 
 #include <fcntl.h>
@@ -92,7 +92,7 @@ static void test_a_planted_file_is_not_followed(void **state)
     struct ring *ring = NULL;
     struct stat st;
 
-    snprintf(path, sizeof path, "%s", ring_path(host->ring));
+    snprintf(path, sizeof(path), "%s", ring_path(host->ring));
     if (geteuid() == 0) {
         assert_int_equal(chown(path, 12345, 12345), 0);
         assert_int_equal(ring_open(&ring, host->dir, HOST_STORE, HOST_RING, error), -EPERM);
@@ -135,7 +135,8 @@ static void open_in_too_small_shm(struct ring *ring, int arg)
     mount_shm("size=1m");
     must(ring_open(&ring, "/tmp", HOST_STORE, HOST_RING, error) == -ENOSPC);
     must(strstr(error, "bus_log_bytes"));
-    must(access("/dev/shm", W_OK) == 0 && rmdir("/dev/shm") != 0 && system("test -z \"$(ls /dev/shm)\"") == 0);
+    must(access("/dev/shm", W_OK) == 0 && rmdir("/dev/shm") != 0 &&
+         system("test -z \"$(ls /dev/shm)\"") == 0);
 }
 
 static void test_too_little_shared_memory_is_an_error_and_leaves_nothing(void **state)
@@ -156,7 +157,7 @@ static void fill_shm_later(struct ring *ring, int arg)
     /* As many rooms as memory was reserved for, and all of them needed. */
     ring_lock(ring);
     for (; opened < RING_CHUNK; opened++) {
-        snprintf(name, sizeof name, "room%d", opened);
+        snprintf(name, sizeof(name), "room%d", opened);
         must(roster_open(ring, text(name), 0) == (uint32_t)opened);
         ring->rooms[opened].interested[0] = 1;
     }
@@ -173,7 +174,7 @@ static void fill_shm_later(struct ring *ring, int arg)
     must(unlink("/dev/shm/filler") == 0 && close(fd) == 0);
     ring_lock(ring);
     for (; opened < 2 * RING_CHUNK; opened++) {
-        snprintf(name, sizeof name, "room%d", opened);
+        snprintf(name, sizeof(name), "room%d", opened);
         must(roster_open(ring, text(name), 0) != RING_NONE);
     }
     must(roster_enter(ring, 0, text("ann"), 0, &changed) && changed);
@@ -201,8 +202,8 @@ static void test_records_of_all_sizes_go_round_many_times(void **state)
         struct text of = {key, i * 13 % (MESSAGE_KEY_MAX + 1)};
         uint64_t position;
 
-        memset(key, 0, sizeof key);
-        memcpy(key, &i, sizeof i < of.length ? sizeof i : of.length);
+        memset(key, 0, sizeof(key));
+        memcpy(key, &i, sizeof(i) < of.length ? sizeof(i) : of.length);
         position = append(ring, open_room(ring, "lobby"), i % 2 ? "ann" : "bob", of, bytes);
         assert_int_not_equal(position, 0);
         seq = seq == 0 ? 1 << 20 : seq + 1;
@@ -314,7 +315,7 @@ static void test_key_chains_end_at_the_tail(void **state)
     char key[16];
 
     for (int i = 0; i < 3000; i++) {
-        snprintf(key, sizeof key, "key %d", i);
+        snprintf(key, sizeof(key), "key %d", i);
         assert_int_not_equal(append(ring, room, "ann", text(key), 10), 0);
         commit_all(ring);
     }
@@ -322,7 +323,7 @@ static void test_key_chains_end_at_the_tail(void **state)
     for (int i = 0; i < 3000; i++) {
         uint64_t position;
 
-        snprintf(key, sizeof key, "key %d", i);
+        snprintf(key, sizeof(key), "key %d", i);
         position = find(ring, room, "ann", text(key));
         assert_true(position == 0 || position >= ring->header->tail);
         known += position != 0;
@@ -431,7 +432,7 @@ static void append_one(struct ring *ring, int arg)
 {
     static char key[8];
 
-    snprintf(key, sizeof key, "%d", arg);
+    snprintf(key, sizeof(key), "%d", arg);
     append(ring, 0, "ann", text(key), (size_t)arg * 331 % 4000);
 }
 
@@ -445,7 +446,7 @@ static void check_appended(struct ring *ring, int arg)
     (void)arg;
     messages = check_ring(ring);
     assert_in_range(messages, appended_so_far, appended_so_far + 1);
-    snprintf(key, sizeof key, "%d", arg);
+    snprintf(key, sizeof(key), "%d", arg);
     assert_int_equal(find(ring, 0, "ann", text(key)) != 0, messages > appended_so_far);
     head = ring_head(ring);
     commit_all(ring);
@@ -453,7 +454,8 @@ static void check_appended(struct ring *ring, int arg)
     assert_true(ring_head(ring) > head);
     commit_all(ring);
     appended_so_far = check_ring(ring);
-    /* So that make_place, which forgets records, doesn't spoil the count: begin again well before the ring is full. */
+    /* So that make_place, which forgets records, doesn't spoil the count: begin again well before the ring
+     * is full. */
     if (ring_head(ring) - ring->header->tail > ring->header->size / 2)
         atomic_store(&ring->header->tail, ring_head(ring));
     appended_so_far = check_ring(ring);

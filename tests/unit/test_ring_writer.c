@@ -1,4 +1,5 @@
-/* test_ring_writer.c - the store's side of the ring: one writer, what it settles and publishes again, who is woken. */
+/* test_ring_writer.c - the store's side of the ring: one writer, what it settles and publishes again, who
+ * is woken. */
 #include "ring_host.h"
 
 #include <pthread.h>
@@ -90,7 +91,8 @@ static void test_an_office_that_is_waited_for_is_taken_when_its_holder_dies(void
 static void test_a_record_is_stored_under_its_own_number_or_the_settled_one(void **state)
 {
     struct ring *ring = ((struct host *)*state)->ring;
-    uint64_t own = append(ring, 0, "ann", NO_KEY, 5), other = append(ring, 0, "ann", NO_KEY, 5), seq, at = own;
+    uint64_t own = append(ring, 0, "ann", NO_KEY, 5), other = append(ring, 0, "ann", NO_KEY, 5), seq,
+             at = own;
 
     assert_int_equal(outcome(ring, &at, &seq), RING_WAITING);
     ring_settle(ring, other, 77);
@@ -136,7 +138,8 @@ static void test_a_second_publication_stands_for_the_first(void **state)
     assert_int_equal(again.seq, 8 << 20);
     assert_memory_equal(again.uid, "one uid for all", MESSAGE_UID_SIZE);
     assert_true(text_is(again.room, "lobby") && text_is(again.user, "ann") && text_is(again.key, "key"));
-    snprintf(expected, sizeof expected, "{\"n\":%d,\"time\":%lld,\"text\":\"", 8 << 20, (long long)again.time_ms);
+    snprintf(expected, sizeof(expected), "{\"n\":%d,\"time\":%lld,\"text\":\"", 8 << 20,
+             (long long)again.time_ms);
     assert_int_equal(again.event.length, strlen(expected) + 5 + 2);
     assert_memory_equal(again.event.data, expected, strlen(expected));
 
@@ -181,7 +184,8 @@ static void test_a_full_ring_has_place_for_second_publications(void **state)
     check_ring(ring);
 }
 
-/* The writer died in the step that makes its second publication true; the one that follows must not publish a third. */
+/* The writer died in the step that makes its second publication true; the one that follows must not
+ * publish a third. */
 static void die_while_republishing(struct ring *ring, int arg)
 {
     uint64_t start = ring_committed(ring);
@@ -340,8 +344,8 @@ static void test_a_report_says_since_when(void **state)
 
     assert_true(ring_report_get(ring, error, &since));
     assert_int_equal(since, 0);
-    memset(longest, 'e', sizeof longest - 1);
-    longest[sizeof longest - 1] = 0;
+    memset(longest, 'e', sizeof(longest) - 1);
+    longest[sizeof(longest) - 1] = 0;
     ring_report(ring, longest);
     assert_false(ring_report_get(ring, error, &since));
     assert_int_equal(strlen(error), RING_ERROR_MAX - 1);

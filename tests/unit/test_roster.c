@@ -1,5 +1,5 @@
-/* test_roster.c - rooms are opened, kept and forgotten; users are counted, not connections; the dead are cleared up
- * after. */
+/* test_roster.c - rooms are opened, kept and forgotten; users are counted, not connections; the dead are
+ * cleared up after. */
 #include "ring_host.h"
 
 static const struct text NO_KEY = {NULL, 0};
@@ -42,8 +42,8 @@ static bool leave(struct ring *ring, uint32_t room, const char *user, int seat)
 static void test_a_room_begins_at_the_next_multiple_and_is_opened_once(void **state)
 {
     struct ring *ring = ((struct host *)*state)->ring;
-    static const uint64_t HIGHEST[][2] = {{0, 1 << 20}, {1, 1 << 20}, {(1 << 20) - 1, 1 << 20}, {1 << 20, 2 << 20},
-                                          {(5 << 20) + 7, 6 << 20}};
+    static const uint64_t HIGHEST[][2] = {
+        {0, 1 << 20}, {1, 1 << 20}, {(1 << 20) - 1, 1 << 20}, {1 << 20, 2 << 20}, {(5 << 20) + 7, 6 << 20}};
 
     for (int i = 0; i < 5; i++) {
         char name[] = {'r', (char)('0' + i), 0};
@@ -66,12 +66,12 @@ static void test_names_of_every_length_are_told_apart(void **state)
     struct ring *ring = ((struct host *)*state)->ring;
     char name[MESSAGE_ROOM_MAX], beyond[300];
 
-    memset(name, 0, sizeof name);
-    memset(beyond, 0, sizeof beyond);
+    memset(name, 0, sizeof(name));
+    memset(beyond, 0, sizeof(beyond));
     ring_lock(ring);
-    for (size_t length = 1; length <= sizeof name; length++)
+    for (size_t length = 1; length <= sizeof(name); length++)
         assert_int_equal(roster_open(ring, (struct text){name, length}, 0), length - 1);
-    for (size_t length = 1; length <= sizeof name; length++)
+    for (size_t length = 1; length <= sizeof(name); length++)
         assert_int_equal(roster_find(ring, (struct text){name, length}), length - 1);
     assert_int_equal(roster_find(ring, (struct text){beyond, 256 + 5}), RING_NONE);
     assert_int_equal(roster_find(ring, (struct text){beyond, 129}), RING_NONE);
@@ -84,7 +84,7 @@ static void fill_table(struct ring *ring)
 
     ring_lock(ring);
     for (uint32_t i = 0; i < ring->header->rooms.capacity; i++) {
-        snprintf(name, sizeof name, "room%u", i);
+        snprintf(name, sizeof(name), "room%u", i);
         assert_int_equal(roster_open(ring, text(name), 0), i);
     }
     ring_unlock(ring);
@@ -161,7 +161,8 @@ static void test_users_are_counted_and_not_connections(void **state)
     check_ring(ring);
 }
 
-/* Whatever order they come and go in: `first` is one row of each user, and counts agree with a plain model. */
+/* Whatever order they come and go in: `first` is one row of each user, and counts agree with a plain
+ * model. */
 static void test_any_order_of_coming_and_going_counts_right(void **state)
 {
     enum { ROOMS = 3, USERS = 6, SEATS = 3 };
@@ -266,7 +267,7 @@ static void open_one_room(struct ring *ring, int arg)
 {
     char name[8];
 
-    snprintf(name, sizeof name, "r%d", arg);
+    snprintf(name, sizeof(name), "r%d", arg);
     open_room(ring, name);
 }
 
@@ -277,7 +278,7 @@ static void check_rooms_alone(struct ring *ring, int arg)
 
     ring_lock(ring);
     check_rooms(ring);
-    snprintf(name, sizeof name, "r%d", arg);
+    snprintf(name, sizeof(name), "r%d", arg);
     row = roster_find(ring, text(name));
     if (row == RING_NONE)
         row = roster_open(ring, text(name), 0);
@@ -353,8 +354,10 @@ static void live_and_die(struct ring *ring, int arg)
     ring_lock(ring);
     for (int room = 0; room < 3; room++)
         ring->rooms[room].interested[seat / 64] |= 1ULL << (seat % 64);
-    must(roster_enter(ring, 0, text("both"), seat, &changed) && roster_enter(ring, 0, text("only"), seat, &changed) &&
-         roster_enter(ring, 0, text("only"), seat, &changed) && roster_enter(ring, 0, text("too"), seat, &changed));
+    must(roster_enter(ring, 0, text("both"), seat, &changed) &&
+         roster_enter(ring, 0, text("only"), seat, &changed) &&
+         roster_enter(ring, 0, text("only"), seat, &changed) &&
+         roster_enter(ring, 0, text("too"), seat, &changed));
     ring_unlock(ring);
     raise(SIGKILL);
 }
@@ -449,8 +452,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_users_are_counted_and_not_connections, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_any_order_of_coming_and_going_counts_right, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_full_member_table_is_no_place, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_death_at_any_instruction_of_enter_and_leave_keeps_the_counts_right,
-                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            test_death_at_any_instruction_of_enter_and_leave_keeps_the_counts_right, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_death_at_any_instruction_of_opening_leaves_a_room_or_none,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_death_at_any_instruction_of_forgetting_leaves_a_room_or_none,

@@ -32,6 +32,17 @@ void http_respond(struct conn *conn, int status, const char *type, const char *h
     conn->length = length;
 }
 
+void http_respond_error(struct conn *conn, int status, const char *headers, const char *code,
+                        const char *message)
+{
+    json_t *body = json_pack("{s:{s:s,s:s}}", "error", "code", code, "message", message);
+    char *text = json_dumps(body, JSON_COMPACT);
+
+    http_respond(conn, status, "application/json", headers, text, strlen(text));
+    free(text);
+    json_decref(body);
+}
+
 /* Everything a test may want to play with. */
 struct world {
     struct config config;

@@ -484,7 +484,7 @@ static void write_and_die(struct host *host)
     uint64_t position = ring_committed(host->ring);
     uint32_t messages = 1;
 
-    if (sqlite_batch_open(&batch, host->dir, error) != 0)
+    if (sqlite_batch_open(&batch, host->ring, host->dir, error) != 0)
         fail_msg("%s", error);
     while (messages > 0) {
         if (sqlite_batch_run(batch, host->ring, &position, &messages, error) != 0)

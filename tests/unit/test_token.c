@@ -27,8 +27,8 @@ static void test_a_token_gives_its_user_back_until_it_is_too_old(void **state)
     char name[MESSAGE_USER_MAX], token[TOKEN_MAX], user[MESSAGE_USER_MAX];
 
     (void)state;
-    memset(name, 'n', sizeof name);
-    for (size_t length = 1; length <= sizeof name; length++) {
+    memset(name, 'n', sizeof(name));
+    for (size_t length = 1; length <= sizeof(name); length++) {
         token_make(key, (struct text){name, length}, NOW, token);
         assert_true(strlen(token) < TOKEN_MAX);
         assert_int_equal(strspn(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_="),
@@ -73,7 +73,7 @@ static void test_no_changed_cut_or_longer_token_is_genuine(void **state)
         memset(changed + length, 'A', more);
         assert_int_equal(check(key, changed, length + more, NOW, user), 0);
     }
-    memset(changed, 0xff, sizeof changed);
+    memset(changed, 0xff, sizeof(changed));
     assert_int_equal(check(key, changed, 100, NOW, user), 0);
     assert_int_equal(check(key, "", 0, NOW, user), 0);
 }
@@ -86,17 +86,17 @@ static void test_the_key_is_made_once_and_again_when_it_was_cut(void **state)
 
     (void)state;
     assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/session.key", dir);
+    snprintf(path, sizeof(path), "%s/session.key", dir);
     assert_int_equal(token_key(dir, made), 0);
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
     assert_int_equal(token_key(dir, read_back), 0);
-    assert_memory_equal(made, read_back, sizeof made);
+    assert_memory_equal(made, read_back, sizeof(made));
     assert_int_equal(truncate(path, 5), 0);
     assert_int_equal(token_key(dir, anew), 0);
-    assert_memory_not_equal(made, anew, sizeof made);
+    assert_memory_not_equal(made, anew, sizeof(made));
     assert_int_equal(token_key(dir, read_back), 0);
-    assert_memory_equal(anew, read_back, sizeof anew);
+    assert_memory_equal(anew, read_back, sizeof(anew));
     assert_int_equal(unlink(path), 0);
     assert_int_equal(rmdir(dir), 0);
     assert_true(token_key(dir, made) < 0);

@@ -109,10 +109,10 @@ static void messages_of_every_length_form_arrive(void **state)
 {
     (void)state;
     static const size_t lengths[] = {0, 1, 125, 126, 127, 128, 255, 256, 2048};
-    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+    for (size_t i = 0; i < sizeof(lengths) / sizeof(*lengths); i++) {
         struct buf in = BUF_INIT, expected = BUF_INIT;
         char payload[2048];
-        memset(payload, 'a' + (int)i, sizeof payload);
+        memset(payload, 'a' + (int)i, sizeof(payload));
         for (int k = 0; k < 3; k++) {
             add(&in, FIN | TEXT, payload, lengths[i]);
             on_message(&expected, true, payload, lengths[i]);
@@ -129,7 +129,7 @@ static void a_message_longer_than_one_read_arrives(void **state)
     struct ws_pool pool = {0};
     struct buf in = BUF_INIT;
     static char payload[70000];
-    memset(payload, 'x', sizeof payload);
+    memset(payload, 'x', sizeof(payload));
     static const size_t lengths[] = {65528, 65535, 65536, 70000};
     for (size_t i = 0; i < 4; i++) {
         struct buf out = BUF_INIT;
@@ -201,7 +201,7 @@ static void a_bad_close_is_a_fault(void **state)
          "abc\xc3(",
          7, WS_BAD_UTF8},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         struct buf in = BUF_INIT;
         add(&in, FIN | CLOSING, rows[i].payload, rows[i].length);
         check(&in, rows[i].result, "");
@@ -233,7 +233,7 @@ static void broken_frames_are_protocol_faults(void **state)
         {"\x81\xff\x80\0\0\0\0\0\0\0\0\0\0\0x", 15}, /* length with its highest bit */
         {"\x01\x81\0\0\0\0a\x81\x81\0\0\0\0b", 14},  /* a message within a message */
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         struct buf in = BUF_INIT;
         buf_add(&in, rows[i].bytes, rows[i].length);
         check(&in, WS_BAD_PROTOCOL, "");
@@ -245,7 +245,7 @@ static void broken_utf8_is_a_fault_at_once(void **state)
     (void)state;
     static const char *const rows[] = {"\xff",       "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80",
                                        "ok\xe2\x82", "\xe2("};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         struct buf in = BUF_INIT;
         add_string(&in, FIN | TEXT, "good");
         add_string(&in, FIN | TEXT, rows[i]);
@@ -261,8 +261,8 @@ static void a_message_over_the_limit_is_refused(void **state)
     (void)state;
     struct buf in = BUF_INIT;
     char payload[MESSAGE_MAX + 1];
-    memset(payload, 'z', sizeof payload);
-    add(&in, FIN | TEXT, payload, sizeof payload);
+    memset(payload, 'z', sizeof(payload));
+    add(&in, FIN | TEXT, payload, sizeof(payload));
     check(&in, WS_TOO_LARGE, "");
     add(&in, TEXT, payload, MESSAGE_MAX - 1);
     add(&in, 0, payload, 1);
