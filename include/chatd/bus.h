@@ -1,9 +1,9 @@
 /* bus.h - numbers messages, keeps the recent ones, and reaches every worker that has members in a room.
  *
- * The rules are numbered as in src/ARCHITECTURE.md, "Delivery". Two implementations are planned behind
- * this interface: bus_log (shared memory, one host) and Redis; chat code can't tell which it has. So
- * everything that may need a round trip answers through a callback, which may run before the call returns
- * (bus_log always does) or later. Loop thread only; one bus per worker.
+ * The rules are numbered as in src/ARCHITECTURE.md, "Delivery". One implementation stands behind this
+ * interface, bus_log (shared memory, one host), and Redis is to be another; chat code can't tell which it
+ * has. So everything that may need a round trip answers through a callback, which may run before the call
+ * returns (bus_log always does) or later. Loop thread only; one bus per worker.
  *
  * A room must be OPEN (the bus knows its next number) before it is subscribed or published to;
  * BUS_NOT_OPEN says that it isn't: ask the store for its highest number, call bus_open, try again. Opening

@@ -1,7 +1,7 @@
 /* chat.h - users, rooms and messages of one worker: everything between a text from the network and the
  * bus.
  *
- * Knows nothing of libuv, shared memory or databases: it has connections below (conn.h), the bus and the
+ * Calls nothing of libuv, shared memory or databases: it has connections below (conn.h), the bus and the
  * store beside it, and is called by the worker. Loop thread only.
  *
  * Objects: a session per WebSocket connection; a room per room with members here; a member ties one

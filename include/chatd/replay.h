@@ -3,7 +3,8 @@
  * Answers exactly once; before the call returns when the window alone has it, else from the loop. `page`
  * is the newest `limit` messages of (above, upto], ascending, borrowed for the call; `more` is true when
  * there are older ones in the range, so with `more` false the page is complete: what is missing from it is
- * void. On a status other than STORE_OK there is no page. Nobody needs to be a member. Loop thread only. */
+ * void. On a status other than STORE_OK the page is empty, never NULL. Nobody needs to be a member. Loop
+ * thread only. */
 #ifndef CHATD_REPLAY_H
 #define CHATD_REPLAY_H
 

@@ -8,7 +8,7 @@
  * <= committed <= head: [tail, head) can be read, [committed, head) waits for the store and is never
  * overwritten.
  *
- * Appending, rooms and members (roster.h) are guarded by one robust process-shared mutex. Records are read
+ * Appending, rooms and members (roster.c) are guarded by one robust process-shared mutex. Records are read
  * without it: copy, then check that the tail has not passed. A process that dies inside the mutex leaves a
  * redo note; the next holder finishes or forgets the record, and rebuilds all links from the rows.
  *

@@ -63,7 +63,8 @@ static inline void store_commit(struct store *store, const struct message *messa
     store->ops->commit(store, message, done, arg);
 }
 
-/* The room's highest number, 0 when the store has none. */
+/* Numbers up to this one are taken: the room's highest; for a room that the store doesn't know, the block
+ * that an earlier life of the bus may have used (store_sqlite_new_life), 0 without one. */
 static inline void store_highest(struct store *store, struct text room, store_on_number *done, void *arg)
 {
     store->ops->highest(store, room, done, arg);

@@ -1,8 +1,8 @@
 /* core.h - what the files of src/chat share: the objects and who may touch which part.
  *
  * session.c owns sessions and pendings, room.c owns rooms and members, join.c the way into a room,
- * publish.c the way of a message, presence.c what is told about users. Everything hangs on struct chat,
- * one per worker. */
+ * lookup.c what is only asked, publish.c the way of a message, presence.c what is told about users.
+ * Everything hangs on struct chat, one per worker. */
 #ifndef CHATD_CHAT_CORE_H
 #define CHATD_CHAT_CORE_H
 

@@ -46,7 +46,7 @@ static void join_free(struct join *join)
  * keeps its place among the pendings until then. */
 void join_cancel(struct join *join)
 {
-    if (join->pending.session)
+    if (join->pending.session) /* session_retry, since it is no mistake that counts as abuse */
         session_retry(join->pending.session, pending_id(&join->pending), "not_joined",
                       "the room was left before the join was through", 0);
     join->member->join = NULL;

@@ -140,6 +140,7 @@ void chat_closed(struct chat *chat, struct conn *conn)
     free(session);
 }
 
+/* The one answer that is sent without an id, too: it carries what a client can't ask for. */
 static void welcome(struct session *session, const struct command *command, bool resumed)
 {
     const struct config *config = session->chat->config;
@@ -223,6 +224,8 @@ static void ping_command(struct session *session, const struct command *command)
 {
     struct buf *out = &session->chat->scratch;
 
+    if (command->id.length == 0)
+        return;
     out->length = 0;
     proto_begin(out, "pong", command->id);
     buf_add_literal(out, "}");
@@ -278,7 +281,7 @@ static void carry_out(struct session *session, const struct command *command)
         break;
     case COMMAND_REFRESH:
         session_refuse(session, command->id, "bad_request",
-                       "this server uses no tokens: there is nothing to refresh");
+                       "sign-in with a token is not built: there is nothing to refresh");
         break;
     case COMMAND_HELLO:
         break;

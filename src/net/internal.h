@@ -11,7 +11,7 @@
  * is thrown away until end of file, so that the kernel doesn't turn unread bytes into a reset that takes our
  * last words with it. CLOSED: uv_close was called; the memory goes in its callback and nowhere else.
  *
- * Every state with a way to get stuck has its deadline in net_sweep. */
+ * Every state with a way to get stuck has its deadline in conn_sweep. */
 #ifndef CHATD_NET_INTERNAL_H
 #define CHATD_NET_INTERNAL_H
 
