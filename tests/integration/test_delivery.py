@@ -337,6 +337,29 @@ async def test_a_retry_long_after_a_restart_asks_the_store(chatd, people):
     assert len(await ana.history("r")) == 10
 
 
+async def test_numbers_seen_but_never_stored_are_not_given_again_after_a_power_cut(chatd, people):
+    server = chatd(workers=2, allow=STORE_HELD)
+    ana = await people.member("ana", "old")
+    await ana.say("old", "stored")
+    seen = {}
+    for life in range(3):
+        assert await asyncio.to_thread(server.stop) == 0
+        server.forget_bus()
+        server.start()
+        bob = await people.connect(f"bob{life}")
+        for room in ("old", "new"):
+            await bob.join(room)
+        with store_held(server):
+            for room in ("old", "new"):
+                await bob.start("message", room=room, text=f"life {life}", key=f"{room}{life}")
+                event = await bob.expect("message", room=room)
+                assert event["seq"] > seen.get(room, 0), "nobody stored the one before, but somebody saw it"
+                seen[room] = event["seq"]
+            server.kill_all()
+        server.forget_bus()
+        server.start()
+
+
 async def test_a_room_that_was_emptied_and_forgotten_never_gives_a_number_twice(chatd, people):
     """Retention takes all messages of a room, then the bus forgets it: the room's row in the store still knows."""
     server = chatd(workers=2)

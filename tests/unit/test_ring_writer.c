@@ -358,6 +358,22 @@ static void test_a_report_says_since_when(void **state)
     assert_true(ring_report_get(ring, error, &again));
 }
 
+static void test_a_writer_that_hangs_shows_once_something_waits_for_it(void **state)
+{
+    struct ring *ring = ((struct host *)*state)->ring;
+
+    must(ring_writer_lock(ring, 0));
+    ring->header->writer_beat_ms -= 60000; /* in fdatasync, say, for a minute */
+    assert_int_equal(ring_stalled_ms(ring), 0);
+    append(ring, 0, "ann", NO_KEY, 5);
+    assert_in_range(ring_stalled_ms(ring), 60000, 120000);
+    ring_wait(ring, 0, 0);
+    assert_in_range(ring_stalled_ms(ring), 0, 59000);
+    ring_commit(ring, ring_head(ring));
+    assert_int_equal(ring_stalled_ms(ring), 0);
+    ring_writer_unlock(ring);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -380,6 +396,8 @@ int main(void)
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_who_awaits_a_commit_gets_one_datagram, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_report_says_since_when, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_writer_that_hangs_shows_once_something_waits_for_it, set_up,
+                                        tear_down),
     };
 
     quiet_log();
