@@ -36,4 +36,7 @@ void page_reverse(struct page *page); /* after adding from the newest down */
 /* Copies what `tail` holds behind what `page` holds; numbers not above the page's last are left out. */
 void page_append(struct page *page, const struct page *tail);
 
+/* Appends `[event,event,…]`: the entries from number `first` on. */
+void page_json(const struct page *page, uint32_t first, struct buf *out);
+
 #endif

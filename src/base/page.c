@@ -62,3 +62,14 @@ void page_append(struct page *page, const struct page *tail)
             page_add(page, entry->seq, tail->bytes.data + entry->offset, entry->length);
     }
 }
+
+void page_json(const struct page *page, uint32_t first, struct buf *out)
+{
+    buf_add_literal(out, "[");
+    for (uint32_t i = first; i < page->count; i++) {
+        if (i > first)
+            buf_add_literal(out, ",");
+        buf_add(out, page->bytes.data + page->entries[i].offset, page->entries[i].length);
+    }
+    buf_add_literal(out, "]");
+}

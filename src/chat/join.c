@@ -96,13 +96,9 @@ static void finish(struct join *join)
         proto_member(out, "room", room_name(join->room));
         proto_number(out, "seq", join->room->delivered);
         proto_number(out, "members", bus_count(join->room->chat->bus, room_name(join->room)));
-        buf_add_literal(out, ",\"messages\":[");
-        for (uint32_t i = first; i < join->page.count; i++) {
-            if (i > first)
-                buf_add_literal(out, ",");
-            buf_add(out, join->page.bytes.data + join->page.entries[i].offset, join->page.entries[i].length);
-        }
-        buf_add_string(out, join->incomplete ? "],\"complete\":false}" : "],\"complete\":true}");
+        buf_add_literal(out, ",\"messages\":");
+        page_json(&join->page, first, out);
+        buf_add_string(out, join->incomplete ? ",\"complete\":false}" : ",\"complete\":true}");
         session_answer(session, out);
     }
     member_live(join->member);

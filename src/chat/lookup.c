@@ -72,13 +72,9 @@ static void on_history(void *arg, enum store_status status, const struct page *p
             space -= page->entries[first].length + 1 < space ? page->entries[first].length + 1 : space;
         }
         proto_member(out, "room", (struct text){lookup->room, lookup->room_length});
-        buf_add_literal(out, ",\"messages\":[");
-        for (uint32_t i = first; i < page->count; i++) {
-            if (i > first)
-                buf_add_literal(out, ",");
-            buf_add(out, page->bytes.data + page->entries[i].offset, page->entries[i].length);
-        }
-        buf_add_string(out, more || first > 0 ? "],\"more\":true}" : "],\"more\":false}");
+        buf_add_literal(out, ",\"messages\":");
+        page_json(page, first, out);
+        buf_add_string(out, more || first > 0 ? ",\"more\":true}" : ",\"more\":false}");
         answer(lookup, out);
     }
     lookup_free(lookup);

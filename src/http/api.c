@@ -191,13 +191,9 @@ static void on_page(void *arg, enum store_status status, const struct page *page
     buf_reserve(&json, page->bytes.length + MESSAGE_ROOM_MAX + 64);
     buf_add_literal(&json, "{\"room\":");
     buf_add_json(&json, lookup->room, lookup->room_length);
-    buf_add_literal(&json, ",\"messages\":[");
-    for (uint32_t i = 0; i < page->count; i++) {
-        if (i > 0)
-            buf_add_literal(&json, ",");
-        buf_add(&json, page->bytes.data + page->entries[i].offset, page->entries[i].length);
-    }
-    buf_printf(&json, "],\"more\":%s}", more ? "true" : "false");
+    buf_add_literal(&json, ",\"messages\":");
+    page_json(page, 0, &json);
+    buf_add_string(&json, more ? ",\"more\":true}" : ",\"more\":false}");
     lookup_answer(lookup, &json);
 }
 

@@ -97,6 +97,26 @@ static void test_clear_keeps_memory_and_forgets_the_rest(void **state)
     page_deinit(&page);
 }
 
+static void test_json_is_a_list_from_any_entry_on(void **state)
+{
+    static const char *const expected[] = {"[{1},{2},{3}]", "[{2},{3}]", "[{3}]", "[]"};
+    struct page page = PAGE_INIT;
+    struct buf out = BUF_INIT;
+
+    (void)state;
+    page_add(&page, 1, "{1}", 3);
+    page_add(&page, 2, "{2}", 3);
+    page_add(&page, 3, "{3}", 3);
+    for (uint32_t first = 0; first < 4; first++) {
+        out.length = 0;
+        page_json(&page, first, &out);
+        buf_add(&out, "", 1);
+        assert_string_equal(out.data, expected[first]);
+    }
+    buf_deinit(&out);
+    page_deinit(&page);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -104,6 +124,7 @@ int main(void)
         cmocka_unit_test(test_reverse_turns_any_number_of_entries),
         cmocka_unit_test(test_append_leaves_out_what_is_there),
         cmocka_unit_test(test_clear_keeps_memory_and_forgets_the_rest),
+        cmocka_unit_test(test_json_is_a_list_from_any_entry_on),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
