@@ -36,6 +36,10 @@ void page_reverse(struct page *page); /* after adding from the newest down */
 /* Copies what `tail` holds behind what `page` holds; numbers not above the page's last are left out. */
 void page_append(struct page *page, const struct page *tail);
 
+/* The first entry of the newest ones that take at most `bytes` in page_json; `count` when not even the
+ * last does. */
+uint32_t page_newest(const struct page *page, size_t bytes);
+
 /* Appends `[event,event,…]`: the entries from number `first` on. */
 void page_json(const struct page *page, uint32_t first, struct buf *out);
 

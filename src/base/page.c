@@ -63,6 +63,17 @@ void page_append(struct page *page, const struct page *tail)
     }
 }
 
+uint32_t page_newest(const struct page *page, size_t bytes)
+{
+    uint32_t first = page->count;
+
+    while (first > 0 && page->entries[first - 1].length + 1 <= bytes) {
+        first--;
+        bytes -= page->entries[first].length + 1; /* and its comma */
+    }
+    return first;
+}
+
 void page_json(const struct page *page, uint32_t first, struct buf *out)
 {
     buf_add_literal(out, "[");

@@ -71,14 +71,11 @@ static void fail(struct join *join, enum store_status status)
 /* The newest messages that fit; the client pages back. */
 static uint32_t first_that_fits(struct join *join)
 {
-    size_t space = session_answer_space(join->pending.session);
-    uint32_t first = join->page.count,
-             oldest = join->page.count > join->limit ? join->page.count - join->limit : 0;
+    uint32_t first = page_newest(&join->page, session_answer_space(join->pending.session));
+    uint32_t oldest = join->page.count > join->limit ? join->page.count - join->limit : 0;
 
-    while (first > oldest && join->page.entries[first - 1].length + 1 <= space) {
-        first--;
-        space -= join->page.entries[first].length + 1;
-    }
+    if (first < oldest)
+        first = oldest;
     if (first > oldest || (first > 0 && join->capped))
         join->incomplete = true;
     return first;

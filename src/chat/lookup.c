@@ -60,17 +60,15 @@ static void on_history(void *arg, enum store_status status, const struct page *p
 {
     struct lookup *lookup = arg;
     struct buf *out = status == STORE_OK ? begin(lookup, "history") : NULL;
-    size_t space = out ? session_answer_space(lookup->pending.session) : 0;
-    uint32_t first = page->count;
+    uint32_t first;
 
     if (status != STORE_OK)
         pending_fail(&lookup->pending, status);
     if (out) {
-        /* The newest that fit, as in a join; at least one, so that a page with `more` is never empty. */
-        while (first > 0 && (first == page->count || page->entries[first - 1].length + 1 <= space)) {
+        /* The newest that fit; at least one, so that a page with `more` is never empty. */
+        first = page_newest(page, session_answer_space(lookup->pending.session));
+        if (first == page->count && first > 0)
             first--;
-            space -= page->entries[first].length + 1 < space ? page->entries[first].length + 1 : space;
-        }
         proto_member(out, "room", (struct text){lookup->room, lookup->room_length});
         buf_add_literal(out, ",\"messages\":");
         page_json(page, first, out);

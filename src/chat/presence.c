@@ -22,6 +22,7 @@ void presence_changed(struct chat *chat, struct text room, struct text user, boo
     (void)!bus_emit(chat->bus, room, user, (struct text){out->data, out->length});
 }
 
+/* An event that ends in the colon of its last member is one that lacks its count; typing is whole. */
 void presence_event(struct room *room, struct text user, struct text event)
 {
     struct buf *out = &room->chat->scratch;

@@ -117,6 +117,23 @@ static void test_json_is_a_list_from_any_entry_on(void **state)
     page_deinit(&page);
 }
 
+static void test_newest_are_those_that_fit(void **state)
+{
+    struct page page = PAGE_INIT;
+
+    (void)state;
+    assert_int_equal(page_newest(&page, 100), 0);
+    page_add(&page, 1, "{1}", 3);
+    page_add(&page, 2, "{22}", 4);
+    page_add(&page, 3, "{3}", 3);
+    assert_int_equal(page_newest(&page, 3), 3);
+    assert_int_equal(page_newest(&page, 4), 2);
+    assert_int_equal(page_newest(&page, 8), 2);
+    assert_int_equal(page_newest(&page, 9), 1);
+    assert_int_equal(page_newest(&page, 13), 0);
+    page_deinit(&page);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -124,6 +141,7 @@ int main(void)
         cmocka_unit_test(test_reverse_turns_any_number_of_entries),
         cmocka_unit_test(test_append_leaves_out_what_is_there),
         cmocka_unit_test(test_clear_keeps_memory_and_forgets_the_rest),
+        cmocka_unit_test(test_newest_are_those_that_fit),
         cmocka_unit_test(test_json_is_a_list_from_any_entry_on),
     };
 
