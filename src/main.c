@@ -7,6 +7,7 @@
 
 #include "chatd/config.h"
 #include "chatd/master.h"
+#include "chatd/worker.h"
 
 enum { EXIT_USAGE = 2 };
 
@@ -15,7 +16,8 @@ static void print_usage(FILE *out)
     fputs("usage: chatd [-c FILE] [-t] [-V] [-h]\n"
           "\n"
           "  -c FILE  read settings from FILE; the environment wins over it\n"
-          "  -t       check the settings, print each with where it came from, and end\n"
+          "  -t       check the settings, print each with where it came from, warn of a Redis or MongoDB that\n"
+          "           can't be reached now, and end\n"
           "  -V       print the version\n"
           "  -h       print this\n"
           "\n"
@@ -49,7 +51,7 @@ static bool have_standard_files(void)
 int main(int argc, char **argv)
 {
     static struct config config;
-    static char error[CONFIG_ERROR_MAX];
+    static char error[CONFIG_ERROR_MAX], reason[WORKER_ERROR_MAX];
     const char *file = NULL;
     bool test = false;
     int option;
@@ -84,8 +86,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "chatd: wrong settings\n%s\n", error);
         return EXIT_FAILURE;
     }
+    if (worker_check(&config, reason) != 0) {
+        fprintf(stderr, "chatd: wrong settings\n%s\n", reason);
+        return EXIT_FAILURE;
+    }
     if (test) {
         config_print(&config, stdout);
+        worker_probe(&config, stderr);
         return finish();
     }
     return master_run(&config);

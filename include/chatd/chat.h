@@ -18,17 +18,24 @@
 #include "chatd/config.h"
 #include "chatd/conn.h"
 #include "chatd/limit.h"
+#include "chatd/sessions.h"
 #include "chatd/store.h"
 
 struct chat;
 
-/* Where the chat code is told of the bus: filled for bus_log_new. */
+/* Where the chat code is told of the bus: filled for bus_log_new and bus_redis_new. */
 struct bus_handler chat_bus_handler(struct chat *chat);
 
-/* `config`, `limit` and `session_key` (TOKEN_KEY_SIZE bytes) are borrowed for its life. */
-struct chat *chat_new(const struct config *config, struct limit *limit, const uint8_t *session_key);
-void chat_connect(struct chat *chat, struct bus *bus, struct store *store); /* before the first connection */
+/* `config` and `limit` are borrowed for its life. */
+struct chat *chat_new(const struct config *config, struct limit *limit);
+/* Before the first connection and the first call up from the bus. */
+void chat_connect(struct chat *chat, struct bus *bus, struct store *store, struct sessions *sessions);
 void chat_free(struct chat *chat); /* when no connection is left and bus and store are closed */
+
+/* A message that was published but only spooled when its worker stopped (store_mongo): it is published
+ * again under its uid, unless window or store have it. `done` is called exactly once, perhaps before this
+ * returns: STORE_OK when it is stored. */
+void chat_spooled(struct chat *chat, const struct message *message, store_on_number *done, void *done_arg);
 
 /* From the network (net_handler). */
 /* `address` is what limit_connect counted the connection under; it is given back when the connection is
@@ -41,7 +48,7 @@ void chat_closed(struct chat *chat, struct conn *conn); /* also for a conn that 
  * its members. */
 void chat_turn(struct chat *chat);
 
-/* Once a second: tells large rooms how many they are. */
+/* Once a second: tells large rooms how many they are, tries catch-ups again that failed, keeps sessions. */
 void chat_tick(struct chat *chat);
 
 /* The server stops: tells this connection when to come back (`after_ms`) and closes it, once its acks are

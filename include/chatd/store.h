@@ -1,6 +1,6 @@
 /* store.h - keeps messages for good, and finds them again.
  *
- * Behind this interface: store_sqlite (one writer per host that follows bus_log) and, later, MongoDB. Chat
+ * Behind this interface: store_sqlite (one writer per host that follows bus_log) and store_mongo. Chat
  * code can't tell which. Loop thread only; one store per worker. Every answer comes through a callback from
  * the loop, later, never before the call returns; exactly once, also when the store closes (STORE_FAILED). No
  * call blocks the loop: threads of the store's own do the reading and writing. Requests wait in a bounded
@@ -21,6 +21,7 @@ enum store_status {
     STORE_NONE,   /* nothing under that key */
     STORE_BUSY,   /* too many requests wait: answer overloaded */
     STORE_FAILED, /* the store can't be read or written now: answer unavailable */
+    STORE_MOVED,  /* commit: its number doesn't stand any more (rules 5 and 8): publish it again, instead_of it */
 };
 
 typedef void store_on_number(void *arg, enum store_status status, uint64_t seq);
@@ -42,11 +43,13 @@ struct store_health {
 struct store_ops {
     void (*commit)(struct store *store, const struct message *message, store_on_number *done, void *arg);
     void (*highest)(struct store *store, struct text room, store_on_number *done, void *arg);
-    void (*find)(struct store *store, struct text room, struct text user, struct text key,
+    void (*find)(struct store *store, struct text room, struct text user, struct text key, const uint8_t *uid,
                  store_on_number *done, void *arg);
     void (*page)(struct store *store, struct text room, uint64_t above, uint64_t upto, uint32_t limit,
                  store_on_page *done, void *arg);
     void (*rooms)(struct store *store, uint32_t limit, store_on_rooms *done, void *arg);
+    void (*seen)(struct store *store, struct text user); /* NULL: keeps no users */
+    bool (*full)(struct store *store);                   /* NULL: the bus says BUS_FULL instead */
     void (*health)(struct store *store, struct store_health *health);
 };
 
@@ -70,11 +73,12 @@ static inline void store_highest(struct store *store, struct text room, store_on
     store->ops->highest(store, room, done, arg);
 }
 
-/* The number of the message with that key: STORE_OK or STORE_NONE. */
+/* The number of the message with that key, or, with an empty key, with that uid (else it may be NULL): STORE_OK or
+ * STORE_NONE. */
 static inline void store_find(struct store *store, struct text room, struct text user, struct text key,
-                              store_on_number *done, void *arg)
+                              const uint8_t *uid, store_on_number *done, void *arg)
 {
-    store->ops->find(store, room, user, key, done, arg);
+    store->ops->find(store, room, user, key, uid, done, arg);
 }
 
 /* The newest `limit` messages of (above, upto], ascending. */
@@ -87,6 +91,19 @@ static inline void store_page(struct store *store, struct text room, uint64_t ab
 static inline void store_rooms(struct store *store, uint32_t limit, store_on_rooms *done, void *arg)
 {
     store->ops->rooms(store, limit, done, arg);
+}
+
+/* Notes that the user is here now: first and last seen. No answer; may be dropped when there is too much to do. */
+static inline void store_seen(struct store *store, struct text user)
+{
+    if (store->ops->seen)
+        store->ops->seen(store, user);
+}
+
+/* No place for one more message to commit: refuse it before anybody has seen it. */
+static inline bool store_full(struct store *store)
+{
+    return store->ops->full && store->ops->full(store);
 }
 
 static inline void store_health(struct store *store, struct store_health *health)

@@ -6,6 +6,7 @@
 #define CHATD_WORKER_H
 
 #include <signal.h>
+#include <stdio.h>
 
 #include "chatd/config.h"
 #include "chatd/limit.h"
@@ -19,11 +20,19 @@ enum { WORKER_EXIT_UNUSABLE = 78, WORKER_ERROR_MAX = 512 };
 
 /* What all workers of a host share besides counters: made once by the master, before the first fork. */
 struct worker_shared {
-    struct ring *ring;
+    struct ring *ring; /* NULL with Redis */
     uint8_t session_key[TOKEN_KEY_SIZE];
 };
 
-/* Makes the store ready, finds or makes the ring, reads the session key. config->data_dir exists and is
+/* Whether the settings go together and name things that can be: talks to nobody. Negative errno with the reason in
+ * `error`. */
+int worker_check(const struct config *config, char error[WORKER_ERROR_MAX]) __attribute__((warn_unused_result));
+
+/* Tries the Redis and MongoDB that the settings name, for a few seconds, and writes a line for each that doesn't answer or
+ * refuses. Blocks: for `chatd -t`. */
+void worker_probe(const struct config *config, FILE *out);
+
+/* Checks the settings as worker_check does. Without Redis makes the store ready, finds or makes the ring, reads the session key. config->data_dir exists and is
  * locked by the caller. Negative errno with the reason in `error`. */
 int worker_prepare(const struct config *config, struct worker_shared *shared, char error[WORKER_ERROR_MAX])
     __attribute__((warn_unused_result));

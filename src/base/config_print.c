@@ -3,6 +3,8 @@
 
 #include "config_row.h"
 
+#define HIDDEN "********"
+
 /* What an unset value comes to on this machine, for the comment. */
 static void print_resolved(const struct config *config, enum config_index index, FILE *out)
 {
@@ -22,11 +24,39 @@ static void print_origin(const struct config *config, enum config_index index, F
         fprintf(out, "%s:%d", config->file, config->origin[index] - 1);
 }
 
-static void print_setting(const struct config *config, enum config_index index, FILE *out)
+/* What stands between `://user:` and the last `@` of an address, and a password that is a setting of its own. */
+static void hide_secrets(enum config_index index, char *value)
+{
+    size_t key_length = strlen(config_rows[index].key), suffix = strlen("_password");
+    char *from = value;
+
+    if (config_rows[index].type != CONFIG_STRING || value[0] == '\0')
+        return;
+    if (key_length > suffix && strcmp(config_rows[index].key + key_length - suffix, "_password") == 0)
+        strcpy(value, HIDDEN);
+    while ((from = strstr(from, "://"))) {
+        char *next, *colon, *at, *end;
+
+        from += strlen("://");
+        next = strstr(from, "://");
+        end = next ? next : from + strlen(from);
+        colon = memchr(from, ':', (size_t)(end - from));
+        at = memrchr(from, '@', (size_t)(end - from));
+        if (!colon || !at || colon > at)
+            continue;
+        memmove(colon + 1 + strlen(HIDDEN), at, strlen(at) + 1); /* there is place: see CONFIG_VALUE_MAX */
+        memcpy(colon + 1, HIDDEN, strlen(HIDDEN));
+        from = colon + 1 + strlen(HIDDEN);
+    }
+}
+
+static void print_setting(const struct config *config, enum config_index index, FILE *out, bool hide)
 {
     char value[CONFIG_VALUE_MAX];
 
     config_value_format(config, index, value);
+    if (hide)
+        hide_secrets(index, value);
     fprintf(out, "%s =%s%s", config_rows[index].key, value[0] != '\0' ? " " : "", value);
 }
 
@@ -39,7 +69,7 @@ void config_print(const struct config *config, FILE *out)
     if (given.data_dir_default)
         given.data_dir[0] = '\0';
     for (int i = 0; i < CONFIG_COUNT; i++) {
-        print_setting(&given, i, out);
+        print_setting(&given, i, out, true);
         fputs("  # ", out);
         print_origin(config, i, out);
         print_resolved(config, i, out);
@@ -66,7 +96,7 @@ static void print_example_setting(const struct config *defaults, int index, FILE
     config_value_allowed(index, allowed);
     fprintf(out, "\n# %s\n", row->help);
     fprintf(out, "# %s; environment %s%s\n", allowed, row->env, row->reload ? "" : "; needs a restart");
-    print_setting(defaults, index, out);
+    print_setting(defaults, index, out, false);
     fputc('\n', out);
 }
 

@@ -102,25 +102,29 @@ static uint64_t append(struct bus_log *b, uint32_t row, const struct ring_append
     return position;
 }
 
+/* `message` has the uid it is to get. */
 static enum bus_status publish_locked(struct bus_log *b, const struct bus_publish *p, struct message *message)
 {
     uint32_t row = roster_find(b->ring, p->room);
-    uint64_t position = 0, uid[2];
+    uint64_t position = 0;
 
     if (row == RING_NONE)
         return BUS_NOT_OPEN;
     if (p->key.length > 0)
         position = ring_find_key(b->ring, row, p->user, p->key);
     if (position != 0) {
-        ring_record_message(ring_at(b->ring, position), position, message);
-        return BUS_DUPLICATE;
+        struct message known;
+
+        ring_record_message(ring_at(b->ring, position), position, &known);
+        if (known.seq != p->instead_of) {
+            *message = known;
+            return BUS_DUPLICATE;
+        }
     }
     if (p->retry && p->key.length > 0 && !p->asked)
         return BUS_NOT_FOUND_IN_WINDOW;
-    uid[0] = b->uid_prefix;
-    uid[1] = b->uid_counter++;
     position = append(b, row, &(struct ring_append){RING_MESSAGE, p->room, p->user, p->key, p->head, p->tail,
-                                                    (const uint8_t *)uid, 0});
+                                                    message->uid, 0});
     if (position == 0)
         return BUS_FULL;
     ring_record_message(ring_at(b->ring, position), position, message);
@@ -131,9 +135,13 @@ static enum bus_status publish_locked(struct bus_log *b, const struct bus_publis
 static void log_publish(struct bus *bus, const struct bus_publish *publish, bus_on_published *done, void *arg)
 {
     struct bus_log *b = self(bus);
+    uint64_t uid[2] = {b->uid_prefix, b->uid_counter};
     struct message message = {0};
     enum bus_status status;
 
+    if (!publish->uid)
+        b->uid_counter++;
+    memcpy(message.uid, publish->uid ? publish->uid : (const uint8_t *)uid, MESSAGE_UID_SIZE);
     ring_lock(b->ring);
     status = publish_locked(b, publish, &message);
     ring_unlock(b->ring);
@@ -205,7 +213,8 @@ static void log_window(struct bus *bus, struct text room, uint64_t above, uint64
     ring_unlock(b->ring);
     below = row == RING_NONE ? upto : walk(b, position, above, upto < seq ? upto : seq, limit, &page);
     page_reverse(&page);
-    done(arg, row == RING_NONE ? BUS_NOT_OPEN : BUS_OK, &page, below);
+    /* What isn't committed yet outlives every process here: the writer gets it into the store. */
+    done(arg, row == RING_NONE ? BUS_NOT_OPEN : BUS_OK, &page, below, false);
     page_deinit(&page);
 }
 
@@ -289,38 +298,58 @@ static void log_members(struct bus *bus, struct text room, uint32_t limit,
 
 enum { ROOMS_CHUNK = 64 };
 
-/* Hands up rooms with members, or those without, in pieces: the lock is not held while the table is
- * walked. */
-static uint32_t visit_rooms(struct ring *ring, bool with_members, uint32_t limit,
-                            void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq),
-                            void *arg)
+struct rooms {
+    struct bus_room *list; /* names point into `names`, which doesn't move */
+    uint32_t count, limit;
+    struct buf names;
+};
+
+/* Lists rooms with members, or those without, in pieces: the lock is not held while the table is walked. */
+static void list_rooms(struct ring *ring, bool with_members, struct rooms *rooms)
 {
-    struct ring_room copies[ROOMS_CHUNK];
-    uint32_t high = 1, visited = 0;
+    uint32_t high = 1;
 
-    for (uint32_t row = 0; row < high && visited < limit; row += ROOMS_CHUNK) {
-        uint32_t copied = 0;
-
+    for (uint32_t row = 0; row < high && rooms->count < rooms->limit; row += ROOMS_CHUNK) {
         ring_lock(ring);
         high = ring->header->rooms.high;
-        for (uint32_t i = row; i < high && i < row + ROOMS_CHUNK; i++)
-            if (ring->rooms[i].used && (ring->rooms[i].members > 0) == with_members)
-                copies[copied++] = ring->rooms[i];
+        for (uint32_t i = row; i < high && i < row + ROOMS_CHUNK && rooms->count < rooms->limit; i++) {
+            const struct ring_room *r = &ring->rooms[i];
+
+            if (!r->used || (r->members > 0) != with_members)
+                continue;
+            rooms->list[rooms->count++] = (struct bus_room){
+                {rooms->names.data + rooms->names.length, r->name_length}, r->members, r->seq};
+            buf_add(&rooms->names, r->name, r->name_length);
+        }
         ring_unlock(ring);
-        for (uint32_t i = 0; i < copied && visited < limit; i++, visited++)
-            visit(arg, (struct text){copies[i].name, copies[i].name_length}, copies[i].members,
-                  copies[i].seq);
     }
-    return visited;
 }
 
-static void log_rooms(struct bus *bus, uint32_t limit,
-                      void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq), void *arg)
+static void log_rooms(struct bus *bus, uint32_t limit, bus_on_rooms *done, void *arg)
 {
-    struct ring *ring = self(bus)->ring;
-    uint32_t visited = visit_rooms(ring, true, limit, visit, arg);
+    struct rooms rooms = {.list = calloc(limit + 1, sizeof(*rooms.list)), .limit = limit, .names = BUF_INIT};
 
-    visit_rooms(ring, false, limit - visited, visit, arg);
+    if (!rooms.list)
+        abort();
+    buf_reserve(&rooms.names, (size_t)limit * MESSAGE_ROOM_MAX + 1);
+    list_rooms(self(bus)->ring, true, &rooms);
+    list_rooms(self(bus)->ring, false, &rooms);
+    done(arg, rooms.list, rooms.count);
+    buf_deinit(&rooms.names);
+    free(rooms.list);
+}
+
+/* The store follows the ring: nothing is lost with a publisher, and void records are marked there. */
+static void log_settle(struct bus *bus, const struct message *message, uint64_t stored)
+{
+    (void)bus, (void)message, (void)stored;
+}
+
+/* Memory is always there. */
+static void log_health(struct bus *bus, struct bus_health *health)
+{
+    (void)bus;
+    *health = (struct bus_health){.ok = true};
 }
 
 static void hand_up(struct bus_log *b, uint64_t position)
@@ -358,7 +387,7 @@ static void drain_inbox(struct bus_log *b)
     }
     atomic_store_explicit(&s->inbox_tail, tail, memory_order_release);
     if (lost)
-        b->bus.handler.on_lost(b->bus.handler.arg);
+        b->bus.handler.on_lost(b->bus.handler.arg, (struct text){"", 0});
 }
 
 static void wake_others(struct bus_log *b)
@@ -415,6 +444,8 @@ static const struct bus_ops OPS = {
     .count = log_count,
     .members = log_members,
     .rooms = log_rooms,
+    .settle = log_settle,
+    .health = log_health,
     .turn = log_turn,
     .tick = log_tick,
 };

@@ -20,13 +20,19 @@ static void on_event(void *arg, struct text name, struct text user, struct text 
         presence_event(room, user, event);
 }
 
-static void on_lost(void *arg)
+static void on_lost(void *arg, struct text name)
 {
     struct chat *chat = arg;
     struct room *room, *next;
 
+    if (name.length > 0) {
+        room = room_find(chat, name);
+        if (room)
+            catch_up_start(room);
+        return;
+    }
     HASH_ITER(hh, chat->rooms, room, next)
-        room_catch_up(room);
+        catch_up_start(room);
 }
 
 static void on_gone(void *arg, struct text room, struct text user, uint32_t members)
@@ -34,12 +40,17 @@ static void on_gone(void *arg, struct text room, struct text user, uint32_t memb
     presence_changed(arg, room, user, false, members);
 }
 
-struct bus_handler chat_bus_handler(struct chat *chat)
+static void on_orphan(void *arg, const struct message *message, bool stands)
 {
-    return (struct bus_handler){chat, on_record, on_event, on_lost, on_gone};
+    orphan_take(arg, message, stands);
 }
 
-struct chat *chat_new(const struct config *config, struct limit *limit, const uint8_t *session_key)
+struct bus_handler chat_bus_handler(struct chat *chat)
+{
+    return (struct bus_handler){chat, on_record, on_event, on_lost, on_gone, on_orphan};
+}
+
+struct chat *chat_new(const struct config *config, struct limit *limit)
 {
     struct chat *chat = calloc(1, sizeof(*chat));
 
@@ -47,15 +58,15 @@ struct chat *chat_new(const struct config *config, struct limit *limit, const ui
         abort();
     chat->config = config;
     chat->limit = limit;
-    chat->session_key = session_key;
-    chat->now_ms = clock_monotonic_ms();
+    chat->now_ms = chat->ticked_ms = clock_monotonic_ms();
     return chat;
 }
 
-void chat_connect(struct chat *chat, struct bus *bus, struct store *store)
+void chat_connect(struct chat *chat, struct bus *bus, struct store *store, struct sessions *sessions)
 {
     chat->bus = bus;
     chat->store = store;
+    chat->sessions = sessions;
 }
 
 void chat_free(struct chat *chat)
@@ -66,6 +77,10 @@ void chat_free(struct chat *chat)
 
 void chat_tick(struct chat *chat)
 {
-    chat->now_ms = clock_monotonic_ms();
+    int64_t before_ms = chat->ticked_ms;
+
+    chat->now_ms = chat->ticked_ms = clock_monotonic_ms();
     presence_tick(chat);
+    catch_up_tick(chat);
+    session_keep_some(chat, chat->ticked_ms - before_ms);
 }

@@ -1,29 +1,52 @@
 /* core.h - what the files of src/chat share: the objects and who may touch which part.
  *
- * session.c owns sessions and pendings, room.c owns rooms and members, join.c the way into a room,
- * lookup.c what is only asked, publish.c the way of a message, presence.c what is told about users.
- * Everything hangs on struct chat, one per worker. */
+ * session.c owns sessions and pendings, hello.c the way into a session, room.c owns rooms and members,
+ * catch_up.c how a room gets what it missed, opening.c how the bus gets to know a room, join.c the way
+ * into a room, lookup.c what is only asked, publish.c the way of a message, orphan.c messages whose
+ * publisher is gone, presence.c what is told about users. Everything hangs on struct chat, one per worker. */
 #ifndef CHATD_CHAT_CORE_H
 #define CHATD_CHAT_CORE_H
 
+#include <string.h>
 #include <uthash.h>
 
 #include "chatd/chat.h"
 #include "chatd/metrics.h"
 #include "chatd/proto.h"
-#include "chatd/token.h"
 
 struct chat {
     const struct config *config;
     struct limit *limit;
-    const uint8_t *session_key;
     struct bus *bus;
     struct store *store;
-    struct room *rooms;   /* by name */
-    struct room *dirty;   /* rooms with bytes of this turn */
-    struct buf scratch;   /* one answer at a time */
-    int64_t now_ms;       /* monotonic, of the last text or tick */
+    struct sessions *sessions;
+    struct room *rooms;       /* by name */
+    struct room *dirty;       /* rooms with bytes of this turn */
+    struct opening *openings; /* by name */
+    struct session *kept, *kept_last; /* signed in, those first whose session was kept longest ago */
+    uint32_t signed_in;
+    int64_t keep_due;         /* session_keep_some: milliseconds times sessions */
+    uint32_t orphans;         /* in work */
+    uint32_t went_on;         /* rooms that went on with a gap since the last tick */
+    struct buf scratch;       /* one answer at a time */
+    int64_t now_ms;           /* monotonic, of the last text or tick */
+    int64_t ticked_ms;        /* of the last tick */
 };
+
+/* Copies a text to `to` and points it there; returns the place behind it. */
+static inline char *text_keep(char *to, struct text *text)
+{
+    if (text->length > 0)
+        memcpy(to, text->data, text->length);
+    text->data = to;
+    return to + text->length;
+}
+
+/* For who waits it is the same whether bus or store can't. */
+static inline enum store_status status_of_bus(enum bus_status status)
+{
+    return status == BUS_OK ? STORE_OK : status == BUS_FULL ? STORE_BUSY : STORE_FAILED;
+}
 
 /* A WebSocket connection's user, 1 : 1 with a conn. Kept small: it is most of what an idle connection
  * costs here. */
@@ -31,8 +54,10 @@ struct session {
     struct chat *chat;
     struct conn *conn;
     struct member *members;
-    struct pending *pendings;
+    struct pending *pendings; /* before it is signed in: the hello that waits, or NULL */
+    struct session *kept_next, *kept_before; /* of the chat's, once signed in */
     uint64_t address; /* it is counted under */
+    uint8_t id[SESSIONS_ID_SIZE];
     uint32_t member_count;
     uint32_t pending_count;
     uint32_t refusals_since_s; /* start of the window in which refusals are counted */
@@ -56,12 +81,23 @@ void session_answer(struct session *session, const struct buf *json);
 void session_refuse(struct session *session, struct text id, const char *code, const char *message);
 void session_retry(struct session *session, struct text id, const char *code, const char *message,
                    int64_t retry_ms);
+void session_text(struct conn *conn, const char *text, size_t length); /* a text as it came, now or then */
+/* From now on it is kept: tells `sessions` in time that its user is still here. */
+void session_keep(struct session *session);
+void session_keep_some(struct chat *chat, int64_t passed_ms);
 /* Takes a place for a waiting command; false, and `overloaded` is sent, when the connection has too many. */
 bool pending_start(struct pending *pending, struct session *session, struct text id);
+/* The same without an id, and for sure. */
+void pending_hold(struct pending *pending, struct session *session);
 void pending_end(struct pending *pending); /* unlinks, frees the id, lets a session that goes away close */
 struct text pending_id(const struct pending *pending);
 /* Answers a pending whose store or bus can't serve it. */
 void pending_fail(struct pending *pending, enum store_status status);
+
+/* hello.c */
+void hello_command(struct session *session, const struct command *command);
+/* A text that came while the session's hello waits: carried out after the welcome. */
+void hello_keep(struct session *session, const char *text, size_t length);
 
 /* One connection in one room. */
 struct member {
@@ -89,7 +125,7 @@ enum { ANSWER_BYTES_MAX = 8 << 20 };
  * behind others it must leave room for what is still to come. */
 size_t session_answer_space(const struct session *session);
 
-enum room_state { ROOM_OPENING, ROOM_LIVE };
+enum room_state { ROOM_NEW, ROOM_OPENING, ROOM_LIVE };
 
 struct room {
     UT_hash_handle hh;
@@ -100,8 +136,12 @@ struct room {
     uint32_t users;
     enum room_state state;
     bool catching_up;      /* numbers are missing: nothing is delivered until they are here */
-    bool lost;             /* records were missed while catching up */
+    bool lost;             /* records were missed while the look-up was under way */
     bool dirty;
+    uint8_t tries;         /* to open it */
+    int64_t behind_ms;     /* when catching up began */
+    struct look_up *look_up; /* what is missed, in window and store; NULL while none is under way */
+    struct look_up *glance;  /* likewise, in the window alone */
     uint32_t told;         /* count that a large room was last told */
     uint64_t delivered;    /* highest number handed to members here */
     uint64_t seen;         /* highest number that the bus brought, delivered or not */
@@ -117,13 +157,14 @@ struct room {
 /* room.c */
 struct text room_name(const struct room *room);
 struct room *room_find(struct chat *chat, struct text name);
-struct room *room_hold(struct chat *chat, struct text name); /* finds or makes; starts opening a new one */
+struct room *room_hold(struct chat *chat, struct text name); /* finds or makes */
+/* Starts, unless it has begun; joins that wait for it are answered, perhaps at once. */
+void room_open(struct room *room);
 void room_release(struct room *room);                        /* the opposite of room_hold: may free it */
 void room_deliver(struct room *room, struct text event);     /* into this turn's bytes */
 /* passing event, dropped for slow readers */
 void room_tell(struct room *room, struct text event, struct text except_user);
 void room_seal(struct room *room);      /* hands this turn's bytes so far to those who are members now */
-void room_catch_up(struct room *room);
 void room_record(struct room *room, const struct message *message);
 struct member *member_find(struct session *session, const struct room *room);
 struct member *member_new(struct session *session, struct room *room);
@@ -131,14 +172,41 @@ void member_live(struct member *member);    /* from now on it gets what the room
 void member_suspend(struct member *member); /* the opposite */
 void member_free(struct member *member);    /* leaves the bus's count, tells the others, releases the room */
 
+/* catch_up.c */
+void catch_up_start(struct room *room);
+void catch_up_tick(struct chat *chat);
+
+/* opening.c: makes the room known to the bus; `done` may be called before it returns. */
+typedef void opening_on_done(void *arg, enum store_status status);
+void opening_start(struct chat *chat, struct text room, opening_on_done *done, void *arg);
+
 /* join.c */
 void join_command(struct session *session, const struct command *command);
-void join_room_open(struct room *room);                              /* lets in those who wait */
+/* Of a session that goes on in the room: nobody asked for it, only a failure is told. */
+void join_resumed(struct session *session, struct text room);
+void join_room_open(struct room *room);                              /* lets in those who wait: open, or caught up */
 void join_room_failed(struct room *room, enum store_status status);  /* sends them away */
 void join_cancel(struct join *join); /* its member is about to go: no answer */
 
+/* A command that has to wait for the join which its session began by itself; embedded in what waits. */
+struct join_wait {
+    struct join_wait *next;
+    void (*go)(struct join_wait *wait, bool joined);
+};
+
+/* False when no such join of that room is under way. Else `go` is called once, in the order of the calls. */
+bool join_wait(struct session *session, const struct room *room, struct join_wait *wait);
+
 /* publish.c */
 void publish_command(struct session *session, const struct command *command);
+/* Publishes a message that had a number already, which is void or (not `is_void`) may still stand, unless
+ * window or store have it, and sees that it is stored: `done` says so, exactly once, perhaps before this
+ * returns. False, and nothing is done: its event is none of ours. */
+bool publish_again(struct chat *chat, const struct message *message, bool is_void, store_on_number *done,
+                   void *done_arg) __attribute__((warn_unused_result));
+
+/* orphan.c */
+void orphan_take(struct chat *chat, const struct message *message, bool stands);
 
 /* lookup.c */
 void history_command(struct session *session, const struct command *command);

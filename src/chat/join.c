@@ -7,21 +7,27 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chatd/names.h"
 #include "chatd/replay.h"
 #include "core.h"
 
 enum join_mode { JOIN_PLAIN, JOIN_SINCE, JOIN_RECENT };
+
+enum { JOIN_ROUNDS = 10 }; /* look-ups of one join; in a room that is busier the client pages the rest */
 
 struct join {
     struct pending pending;
     struct member *member; /* NULL once cancelled */
     struct room *room;     /* held */
     struct join *next;     /* waits for the room to open */
+    struct join_wait *waits, **waits_end; /* commands; the end only while there are some */
     enum join_mode mode;
     bool again;       /* the member was in the room before */
+    bool resumed;     /* nobody asked for it: its session goes on in the room */
     bool capped;      /* `limit` is ours, not what the client asked for */
     bool incomplete;  /* older ones are missing from the page */
     uint32_t limit;
+    uint32_t rounds;
     uint64_t above;   /* numbers up to here are in the page, or were not asked for */
     uint64_t upto;    /* of the look-up under way */
     struct page page;
@@ -31,6 +37,17 @@ struct join {
 
 static void step_enter(struct join *join);
 static void step_replay(struct join *join);
+static void wait_for_room(struct join *join);
+
+static void let_go(struct join_wait *waits, bool joined)
+{
+    while (waits) {
+        struct join_wait *wait = waits;
+
+        waits = wait->next;
+        wait->go(wait, joined);
+    }
+}
 
 static void join_free(struct join *join)
 {
@@ -42,21 +59,40 @@ static void join_free(struct join *join)
     free(join);
 }
 
+/* A message that overtook the join would be numbered below what the member gets, and its sender never see it. */
+bool join_wait(struct session *session, const struct room *room, struct join_wait *wait)
+{
+    struct member *member = member_find(session, room);
+    struct join *join = member ? member->join : NULL;
+
+    if (!join || (!join->resumed && !join->waits))
+        return false;
+    wait->next = NULL;
+    *(join->waits ? join->waits_end : &join->waits) = wait;
+    join->waits_end = &wait->next;
+    return true;
+}
+
 /* The steps that are under way find no member and end. One that waits for the room is found there. It
  * keeps its place among the pendings until then. */
 void join_cancel(struct join *join)
 {
+    struct join_wait *waits = join->waits;
+
+    join->waits = NULL;
     if (join->pending.session) /* session_retry, since it is no mistake that counts as abuse */
         session_retry(join->pending.session, pending_id(&join->pending), "not_joined",
                       "the room was left before the join was through", 0);
     join->member->join = NULL;
     join->member = NULL;
+    let_go(waits, true); /* they came before it was left */
 }
 
 /* Who was in the room stays in it: the next number shows the client what it missed meanwhile. */
 static void fail(struct join *join, enum store_status status)
 {
     struct member *member = join->member;
+    struct join_wait *waits = join->waits;
     bool again = join->again;
 
     if (member)
@@ -66,6 +102,7 @@ static void fail(struct join *join, enum store_status status)
         member_live(member);
     else if (member)
         member_free(member);
+    let_go(waits, member && again);
 }
 
 /* The newest messages that fit; the client pages back. */
@@ -85,6 +122,7 @@ static void finish(struct join *join)
 {
     struct session *session = join->pending.session;
     struct buf *out = &session->chat->scratch;
+    struct join_wait *waits = join->waits;
     uint32_t first = first_that_fits(join);
 
     if (join->pending.id) {
@@ -98,11 +136,15 @@ static void finish(struct join *join)
         buf_add_string(out, join->incomplete ? ",\"complete\":false}" : ",\"complete\":true}");
         session_answer(session, out);
     }
+    if (!join->again && !join->resumed)
+        sessions_room(session->chat->sessions, session_user(session), session->id, room_name(join->room),
+                      true);
     member_live(join->member);
     join_free(join);
+    let_go(waits, true);
 }
 
-static void on_replayed(void *arg, enum store_status status, const struct page *page, bool more)
+static void on_replayed(void *arg, enum store_status status, const struct page *page, bool more, bool pending)
 {
     struct join *join = arg;
 
@@ -115,6 +157,7 @@ static void on_replayed(void *arg, enum store_status status, const struct page *
         return;
     }
     page_append(&join->page, page);
+    join->incomplete = join->incomplete || pending;
     /* `recent` asks for no more than so many: that there are older ones is no news. */
     if (more && join->capped)
         join->incomplete = true;
@@ -122,11 +165,53 @@ static void on_replayed(void *arg, enum store_status status, const struct page *
     step_replay(join);
 }
 
+/* The record that the client has is there: this worker is behind, and the join waits until it isn't. Else the room was
+ * reset, and the answer's number says so. */
+static void on_beyond(void *arg, enum bus_status status, const struct page *page, uint64_t below, bool pending)
+{
+    struct join *join = arg;
+    struct room *room = join->room;
+
+    (void)below, (void)pending;
+    if (!join->member) {
+        join_free(join);
+        return;
+    }
+    if (status != BUS_OK && status != BUS_NOT_OPEN) {
+        fail(join, status_of_bus(status));
+        return;
+    }
+    if (page->count == 0 && join->above > room->delivered) {
+        finish(join);
+        return;
+    }
+    if (join->above > room->delivered)
+        catch_up_start(room);
+    if (room->catching_up)
+        wait_for_room(join);
+    else
+        step_replay(join);
+}
+
 /* Until the page reaches what members here have been given; with `recent` the first look-up starts from
  * nothing. */
 static void step_replay(struct join *join)
 {
-    if (join->mode == JOIN_PLAIN || join->above >= join->room->delivered) {
+    if (join->mode == JOIN_PLAIN || join->above == join->room->delivered) {
+        finish(join);
+        return;
+    }
+    if (join->above > join->room->delivered && join->rounds++ < JOIN_ROUNDS) {
+        bus_window(join->room->chat->bus, room_name(join->room), join->room->delivered, join->above, 1, on_beyond,
+                   join);
+        return;
+    }
+    if (join->above > join->room->delivered) {
+        fail(join, STORE_FAILED);
+        return;
+    }
+    if (join->rounds++ == JOIN_ROUNDS) {
+        join->incomplete = true;
         finish(join);
         return;
     }
@@ -141,7 +226,7 @@ static void on_entered(void *arg, enum bus_status status, uint32_t members, bool
     struct room *room = join->room;
 
     if (status != BUS_OK) {
-        fail(join, STORE_BUSY);
+        fail(join, status_of_bus(status));
         return;
     }
     if (!join->member) {
@@ -216,41 +301,89 @@ static void set_range(struct join *join, const struct command *command, uint32_t
         join->mode = JOIN_PLAIN;
 }
 
-void join_command(struct session *session, const struct command *command)
+/* The session of a new join, which has its place among the pendings already, is on its way into the room. */
+static void start(struct join *join, struct session *session, struct text name)
 {
-    const struct config *config = session->chat->config;
-    struct room *room = room_find(session->chat, command->room);
-    struct member *member = room ? member_find(session, room) : NULL;
-    struct join *join;
+    struct room *room = room_hold(session->chat, name); /* the join's hold */
+    struct member *member = member_find(session, room);
 
-    if (member && member->join) {
-        session_refuse(session, command->id, "bad_request", "a join of this room is under way");
-        return;
-    }
-    if (!member && config->max_rooms_per_connection > 0 &&
-        session->member_count >= config->max_rooms_per_connection) {
-        session_refuse(session, command->id, "forbidden", "this connection is in as many rooms as it may be");
-        return;
-    }
-    join = calloc(1, sizeof(*join));
-    if (!join)
-        abort();
-    if (!pending_start(&join->pending, session, command->id)) {
-        free(join);
-        return;
-    }
-    room = room_hold(session->chat, command->room); /* the join's hold */
     join->again = member != NULL;
     if (member)
         member_suspend(member);
     else
-        member = member_new(session, room_hold(session->chat, command->room)); /* the member's hold */
+        member = member_new(session, room_hold(session->chat, name)); /* the member's hold */
     member->join = join;
     join->member = member;
     join->room = room;
-    set_range(join, command, (uint32_t)config->join_limit);
-    if (room->state == ROOM_LIVE)
+    if (room->state == ROOM_LIVE) {
         step_enter(join);
-    else
-        wait_for_room(join);
+        return;
+    }
+    wait_for_room(join);
+    room_open(room);
+}
+
+static struct join *join_new(void)
+{
+    struct join *join = calloc(1, sizeof(*join));
+
+    if (!join)
+        abort();
+    return join;
+}
+
+/* A client joins each of its rooms with `since` after a reconnect: the join that its session began becomes
+ * that one. It has got no further than being counted, since nobody asked it for messages. */
+static void adopt(struct join *join, const struct command *command)
+{
+    join->resumed = false;
+    join->pending.id = command->id.length > 0 ? strndup(command->id.data, command->id.length) : NULL;
+    set_range(join, command, (uint32_t)join->room->chat->config->join_limit);
+}
+
+static bool too_many_rooms(const struct session *session)
+{
+    int64_t most = session->chat->config->max_rooms_per_connection;
+
+    return most > 0 && session->member_count >= most;
+}
+
+void join_command(struct session *session, const struct command *command)
+{
+    struct room *room = room_find(session->chat, command->room);
+    struct member *member = room ? member_find(session, room) : NULL;
+    struct join *join;
+
+    if (member && member->join && member->join->resumed) {
+        adopt(member->join, command);
+        return;
+    }
+    if (member && member->join) {
+        session_refuse(session, command->id, "bad_request", "a join of this room is under way");
+        return;
+    }
+    if (!member && too_many_rooms(session)) {
+        session_refuse(session, command->id, "forbidden", "this connection is in as many rooms as it may be");
+        return;
+    }
+    join = join_new();
+    if (!pending_start(&join->pending, session, command->id)) {
+        free(join);
+        return;
+    }
+    set_range(join, command, (uint32_t)session->chat->config->join_limit);
+    start(join, session, command->room);
+}
+
+void join_resumed(struct session *session, struct text room)
+{
+    struct join *join;
+
+    if (too_many_rooms(session) || !name_room_valid(room.data, room.length))
+        return;
+    join = join_new();
+    join->mode = JOIN_PLAIN;
+    join->resumed = true;
+    pending_hold(&join->pending, session);
+    start(join, session, room);
 }

@@ -56,12 +56,13 @@ static void answer(struct lookup *lookup, struct buf *out)
     session_answer(lookup->pending.session, out);
 }
 
-static void on_history(void *arg, enum store_status status, const struct page *page, bool more)
+static void on_history(void *arg, enum store_status status, const struct page *page, bool more, bool pending)
 {
     struct lookup *lookup = arg;
     struct buf *out = status == STORE_OK ? begin(lookup, "history") : NULL;
     uint32_t first;
 
+    (void)pending; /* it is history soon: who asks again finds it */
     if (status != STORE_OK)
         pending_fail(&lookup->pending, status);
     if (out) {

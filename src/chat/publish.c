@@ -1,25 +1,31 @@
 /* publish.c - the way of a message: judged, published under a number, stored, acknowledged.
  *
  * The event's bytes are made here, once. Members get them from the bus, the sender too; the ack waits for
- * the store and for nothing else. A refused message was seen by nobody. */
+ * the store and for nothing else. A refused message was seen by nobody.
+ *
+ * What a message is published under needn't be what it is stored under: its key may be stored already, or
+ * the number may have become void before the store had it, and then it is published once more. */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core.h"
 
+/* So often a room is opened for a message, or it gets another number; then it has failed. */
+enum { PUBLISH_TRIES = 5 };
+
 struct publishing {
-    struct pending pending;
+    struct pending pending; /* without a session when it comes from publish_again */
+    struct join_wait behind; /* a join, before it is published */
     struct chat *chat;
     struct bus_publish publish; /* its texts point into data */
+    struct message published;   /* number, time and position of the last time; seq 0: never; and its uid */
+    unsigned tries;
+    store_on_number *done;      /* of publish_again */
+    void *done_arg;
     char data[];
 };
-
-static void publishing_free(struct publishing *p)
-{
-    pending_end(&p->pending);
-    free(p);
-}
 
 static void acknowledge(struct publishing *p, uint64_t seq)
 {
@@ -39,18 +45,38 @@ static void acknowledge(struct publishing *p, uint64_t seq)
     metrics_add(acks_total, 1);
 }
 
+static void finish(struct publishing *p, enum store_status status, uint64_t seq)
+{
+    /* The bus knows it by the number it was published under, whatever the store calls it. */
+    if (status == STORE_OK && p->published.seq != 0)
+        bus_settle(p->chat->bus, &p->published, seq);
+    if (p->done)
+        p->done(p->done_arg, status == STORE_OK || status == STORE_BUSY ? status : STORE_FAILED, seq);
+    else if (status == STORE_OK)
+        acknowledge(p, seq);
+    else
+        pending_fail(&p->pending, status);
+    pending_end(&p->pending);
+    free(p);
+}
+
+static void publish(struct publishing *p);
+
 static void on_stored(void *arg, enum store_status status, uint64_t seq)
 {
     struct publishing *p = arg;
 
-    if (status == STORE_OK)
-        acknowledge(p, seq);
-    else
-        pending_fail(&p->pending, status);
-    publishing_free(p);
+    if (status != STORE_MOVED || ++p->tries > PUBLISH_TRIES) {
+        finish(p, status, seq);
+        return;
+    }
+    /* Its number is void now. Members have seen it: whoever sent it may be gone, it isn't dropped any
+     * more. */
+    p->publish.instead_of = p->published.seq;
+    p->publish.uid = p->published.uid;
+    p->publish.wanted = NULL;
+    publish(p);
 }
-
-static void publish(struct publishing *p);
 
 /* A retry that the window doesn't know: has the store got it? Only then may it get a number (rule 6). */
 static void on_asked(void *arg, enum store_status status, uint64_t seq)
@@ -58,38 +84,43 @@ static void on_asked(void *arg, enum store_status status, uint64_t seq)
     struct publishing *p = arg;
 
     if (status != STORE_NONE) {
-        on_stored(p, status, seq);
+        finish(p, status, seq);
         return;
     }
     p->publish.asked = true;
     publish(p);
 }
 
-static void on_opened(void *arg, enum bus_status status)
+static void on_opened(void *arg, enum store_status status)
 {
-    struct publishing *p = arg;
-
-    if (status == BUS_OK)
-        publish(p);
+    if (status == STORE_OK)
+        publish(arg);
     else
-        on_stored(p, STORE_BUSY, 0);
+        finish(arg, status, 0);
 }
 
-static void on_highest(void *arg, enum store_status status, uint64_t highest)
+static void note_published(struct publishing *p, const struct message *message)
 {
-    struct publishing *p = arg;
-    const struct room *room = room_find(p->chat, p->publish.room);
-    uint64_t known = status == STORE_OK ? highest : 0;
+    p->published = *message;
+    p->published.room = p->publish.room;
+    p->published.user = p->publish.user;
+    p->published.key = p->publish.key;
+    p->published.event = (struct text){NULL, 0};
+}
 
-    if (status != STORE_OK && status != STORE_NONE) {
-        on_stored(p, status, 0);
+static void commit(struct publishing *p, const struct message *message)
+{
+    note_published(p, message);
+    store_commit(p->chat->store, message, on_stored, p);
+}
+
+/* The next try is of the same message: should this one have got through after all, it is found by its uid. */
+static void keep_uid(struct publishing *p, const struct message *message)
+{
+    if (p->publish.uid)
         return;
-    }
-    /* Members here may have been given numbers that the store hasn't got yet: those aren't given again
-     * (rule 2). */
-    if (room && room->seen > known)
-        known = room->seen;
-    bus_open(p->chat->bus, p->publish.room, known, on_opened, p);
+    memcpy(p->published.uid, message->uid, MESSAGE_UID_SIZE);
+    p->publish.uid = p->published.uid;
 }
 
 static void on_published(void *arg, enum bus_status status, const struct message *message)
@@ -99,22 +130,26 @@ static void on_published(void *arg, enum bus_status status, const struct message
     switch (status) {
     case BUS_OK:
         metrics_add(messages_total, 1);
-        store_commit(p->chat->store, message, on_stored, p);
+        commit(p, message);
         break;
     case BUS_DUPLICATE:
-        store_commit(p->chat->store, message, on_stored, p);
+        commit(p, message);
         break;
     case BUS_NOT_FOUND_IN_WINDOW:
-        store_find(p->chat->store, p->publish.room, p->publish.user, p->publish.key, on_asked, p);
+        keep_uid(p, message);
+        store_find(p->chat->store, p->publish.room, p->publish.user, p->publish.key, p->publish.uid,
+                   on_asked, p);
         break;
     case BUS_NOT_OPEN:
-        store_highest(p->chat->store, p->publish.room, on_highest, p);
+        keep_uid(p, message);
+        if (++p->tries > PUBLISH_TRIES)
+            finish(p, STORE_FAILED, 0);
+        else
+            opening_start(p->chat, p->publish.room, on_opened, p);
         break;
     case BUS_FULL:
-        if (p->pending.session)
-            session_retry(p->pending.session, pending_id(&p->pending), "overloaded",
-                          "the store is behind: messages can't be taken for the moment", 1000);
-        publishing_free(p);
+    case BUS_FAILED:
+        finish(p, status_of_bus(status), 0);
         break;
     }
 }
@@ -124,21 +159,39 @@ static void publish(struct publishing *p)
     bus_publish(p->chat->bus, &p->publish, on_published, p);
 }
 
-static char *keep(char *to, struct text *text)
+/* With copies of the texts. */
+static struct publishing *publishing_new(struct chat *chat, struct bus_publish publish)
 {
-    if (text->length > 0)
-        memcpy(to, text->data, text->length);
-    text->data = to;
-    return to + text->length;
+    struct publishing *p = malloc(sizeof(*p) + publish.room.length + publish.user.length +
+                                  publish.key.length + publish.head.length + publish.tail.length);
+    char *to;
+
+    if (!p)
+        abort();
+    to = text_keep(p->data, &publish.room);
+    to = text_keep(to, &publish.user);
+    to = text_keep(to, &publish.key);
+    to = text_keep(to, &publish.head);
+    text_keep(to, &publish.tail);
+    p->pending = (struct pending){0};
+    p->chat = chat;
+    p->publish = publish;
+    p->published = (struct message){0};
+    p->tries = 0;
+    p->done = NULL;
+    return p;
 }
 
-static struct publishing *publishing_new(struct session *session, const struct command *command)
+static bool has_sender(void *arg)
+{
+    return ((struct publishing *)arg)->pending.session != NULL;
+}
+
+static struct publishing *publishing_of(struct session *session, const struct command *command)
 {
     struct buf *out = &session->chat->scratch;
     struct bus_publish publish = {.room = command->room, .user = session_user(session), .key = command->key,
-                                  .retry = command->retry};
-    struct publishing *p;
-    char *to;
+                                  .retry = command->retry, .wanted = has_sender};
 
     out->length = 0;
     proto_message_head(out, command->room);
@@ -147,26 +200,15 @@ static struct publishing *publishing_new(struct session *session, const struct c
     publish.tail.length = out->length - publish.head.length;
     publish.head.data = out->data;
     publish.tail.data = out->data + publish.head.length;
-    p = malloc(sizeof(*p) + publish.room.length + publish.user.length + publish.key.length + out->length);
-    if (!p)
-        abort();
-    p->chat = session->chat;
-    to = keep(p->data, &publish.room);
-    to = keep(to, &publish.user);
-    to = keep(to, &publish.key);
-    to = keep(to, &publish.head);
-    keep(to, &publish.tail);
-    p->publish = publish;
-    return p;
+    return publishing_new(session->chat, publish);
 }
 
-/* What is wrong with the message itself; the rate comes last, so that a mistake costs no token. */
+/* What is wrong with the message itself. */
 static bool judge(struct session *session, const struct command *command)
 {
     const struct config *config = session->chat->config;
     const struct room *room = room_find(session->chat, command->room);
     char reason[96];
-    int64_t wait_ms;
 
     if (!room || !member_find(session, room)) {
         session_refuse(session, command->id, "not_joined", "this connection is not in that room");
@@ -186,23 +228,84 @@ static bool judge(struct session *session, const struct command *command)
         session_refuse(session, command->id, "bad_request", "key may have 128 bytes at most");
         return false;
     }
+    return true;
+}
+
+/* Whether it may be sent now; the rate comes last, so that nothing that is refused costs a token. */
+static bool admit(struct session *session, const struct command *command)
+{
+    int64_t wait_ms;
+
+    if (store_full(session->chat->store)) {
+        session_retry(session, command->id, "overloaded",
+                      "the store is behind: messages can't be taken for the moment", 1000);
+        return false;
+    }
     wait_ms = limit_take(session->chat->limit, LIMIT_MESSAGE, session->user, session->user_length,
-                         config->message_rate_limit, session->chat->now_ms);
+                         session->chat->config->message_rate_limit, session->chat->now_ms);
     if (wait_ms > 0)
         session_retry(session, command->id, "rate_limited", "too many messages of this user", wait_ms);
     return wait_ms == 0;
+}
+
+static void on_joined(struct join_wait *behind, bool joined)
+{
+    struct publishing *p = (struct publishing *)((char *)behind - offsetof(struct publishing, behind));
+
+    if (joined)
+        publish(p);
+    else
+        finish(p, STORE_FAILED, 0);
 }
 
 void publish_command(struct session *session, const struct command *command)
 {
     struct publishing *p;
 
-    if (!judge(session, command))
+    if (!judge(session, command) || !admit(session, command))
         return;
-    p = publishing_new(session, command);
+    p = publishing_of(session, command);
     if (!pending_start(&p->pending, session, command->id)) {
         free(p);
         return;
     }
-    publish(p);
+    p->behind.go = on_joined;
+    if (!join_wait(session, room_find(session->chat, command->room), &p->behind))
+        publish(p);
+}
+
+/* The event's bytes before and behind number and time. A room's name has no quotes in it, so the first
+ * place that looks like these is the one. */
+static bool split(const struct message *message, struct text *head, struct text *tail)
+{
+    char number[80];
+    int length = snprintf(number, sizeof(number), "\"seq\":%llu,\"time\":%lld",
+                          (unsigned long long)message->seq, (long long)message->time_ms);
+    const struct text *event = &message->event;
+    const char *at = event->length > 0 ? memmem(event->data, event->length, number, (size_t)length) : NULL;
+
+    if (!at)
+        return false;
+    *head = (struct text){event->data, (size_t)(at - event->data) + strlen("\"seq\":")};
+    tail->data = at + length;
+    tail->length = event->length - (size_t)(tail->data - event->data);
+    return true;
+}
+
+bool publish_again(struct chat *chat, const struct message *message, bool is_void, store_on_number *done,
+                   void *done_arg)
+{
+    struct bus_publish publish = {.room = message->room, .user = message->user, .key = message->key,
+                                  .retry = true, .instead_of = is_void ? message->seq : 0};
+    struct publishing *p;
+
+    if (!split(message, &publish.head, &publish.tail))
+        return false;
+    p = publishing_new(chat, publish);
+    note_published(p, message);
+    p->publish.uid = p->published.uid;
+    p->done = done;
+    p->done_arg = done_arg;
+    bus_publish(chat->bus, &p->publish, on_published, p);
+    return true;
 }

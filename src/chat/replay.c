@@ -1,4 +1,4 @@
-/* replay.c - window first; what the window no longer has is committed and therefore the store's. One
+/* replay.c - window first; what the window no longer has is committed, or pending, and the store's. One
  * message more than asked for is looked up: it tells whether there is more. */
 #include "chatd/replay.h"
 
@@ -11,9 +11,10 @@ struct replay {
     uint64_t above;
     uint64_t upto;
     uint32_t limit;
-    store_on_page *done;
+    replay_on_page *done;
     void *arg;
     struct page window;
+    bool pending;
     size_t room_length;
     char room[MESSAGE_ROOM_MAX];
 };
@@ -27,7 +28,7 @@ static void finish(struct replay *r, enum store_status status, struct page *page
         newest.count = r->limit;
         more = true;
     }
-    r->done(r->arg, status, &newest, more);
+    r->done(r->arg, status, &newest, more, status == STORE_OK && r->pending);
     page_deinit(&r->window);
     free(r);
 }
@@ -45,27 +46,34 @@ static void on_stored(void *arg, enum store_status status, const struct page *pa
     page_deinit(&merged);
 }
 
-static void on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below)
+static void on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below,
+                      bool pending)
 {
     struct replay *r = arg;
 
-    (void)status; /* a room that the bus doesn't know: all of it is the store's, and `below` says so */
+    /* A room that the bus doesn't know: all of it is the store's, and `below` says so. A bus that isn't
+     * heard can't tell what the store hasn't got yet. */
+    if (status != BUS_OK && status != BUS_NOT_OPEN) {
+        finish(r, status == BUS_FULL ? STORE_BUSY : STORE_FAILED, &r->window, false);
+        return;
+    }
     page_append(&r->window, page);
+    r->pending = pending;
     if (page->count > r->limit || below <= r->above)
         finish(r, STORE_OK, &r->window, false);
     else
         store_page(r->store, (struct text){r->room, r->room_length}, r->above, below,
-                   r->limit + 1 - page->count, on_stored, r);
+                   r->limit + 1, on_stored, r); /* not less: who asks for the same shares one look-up */
 }
 
 void replay_start(struct bus *bus, struct store *store, struct text room, uint64_t above, uint64_t upto,
-                  uint32_t limit, store_on_page *done, void *arg)
+                  uint32_t limit, replay_on_page *done, void *arg)
 {
     struct replay *r = malloc(sizeof(*r));
 
     if (!r)
         abort();
-    *r = (struct replay){bus, store, above, upto, limit, done, arg, PAGE_INIT, room.length, ""};
+    *r = (struct replay){bus, store, above, upto, limit, done, arg, PAGE_INIT, false, room.length, ""};
     memcpy(r->room, room.data, room.length);
     bus_window(bus, room, above, upto, limit + 1, on_window, r);
 }

@@ -5,19 +5,17 @@
  * message nothing. Whoever joins or leaves in the middle of a turn seals first, so that exactly the right
  * members get the bytes so far.
  *
- * Numbers rise: a record that isn't `delivered` + 1 by its `previous` makes the room catch up from window
- * and store before anything newer is delivered (rule 3). */
+ * Numbers rise: a record that isn't `delivered` + 1 by its `previous` makes the room catch up before
+ * anything newer is delivered (rule 3, catch_up.c). */
 #include <stdlib.h>
 #include <string.h>
 
-#include "chatd/log.h"
-#include "chatd/replay.h"
 #include "core.h"
 
 enum {
     TURN_BYTES = 1024,         /* a turn frame's first capacity; it doubles */
     TURN_BYTES_MAX = 64 * 1024, /* then it is sealed: a slow reader holds no more than it has not read */
-    CATCH_UP_MAX = 4000,       /* more missing than this and members come back with `since` themselves */
+    ROOM_TRIES = 5,            /* so often it is opened for one subscription */
 };
 
 struct text room_name(const struct room *room)
@@ -33,38 +31,25 @@ struct room *room_find(struct chat *chat, struct text name)
     return room;
 }
 
-static void on_subscribed(void *arg, enum bus_status status, uint64_t seq);
-
-static void on_opened(void *arg, enum bus_status status)
+static void fail(struct room *room, enum store_status status)
 {
-    struct room *room = arg;
-
-    if (status == BUS_OK)
-        bus_subscribe(room->chat->bus, room_name(room), on_subscribed, room);
-    else {
-        join_room_failed(room, STORE_BUSY);
-        room_release(room);
-    }
+    room->state = ROOM_NEW;
+    join_room_failed(room, status);
+    room_release(room);
 }
 
-static void on_highest(void *arg, enum store_status status, uint64_t highest)
-{
-    struct room *room = arg;
-
-    if (status == STORE_OK || status == STORE_NONE)
-        bus_open(room->chat->bus, room_name(room), status == STORE_OK ? highest : 0, on_opened, room);
-    else {
-        join_room_failed(room, status);
-        room_release(room);
-    }
-}
+static void on_opened(void *arg, enum store_status status);
 
 static void on_subscribed(void *arg, enum bus_status status, uint64_t seq)
 {
     struct room *room = arg;
 
-    if (status == BUS_NOT_OPEN) {
-        store_highest(room->chat->store, room_name(room), on_highest, room);
+    if (status == BUS_NOT_OPEN && ++room->tries <= ROOM_TRIES) {
+        opening_start(room->chat, room_name(room), on_opened, room);
+        return;
+    }
+    if (status != BUS_OK) {
+        fail(room, status_of_bus(status));
         return;
     }
     /* A record may be quicker than this answer. Nobody is live yet: whoever joins looks up to here. */
@@ -74,6 +59,16 @@ static void on_subscribed(void *arg, enum bus_status status, uint64_t seq)
     room->state = ROOM_LIVE;
     join_room_open(room);
     room_release(room);
+}
+
+static void on_opened(void *arg, enum store_status status)
+{
+    struct room *room = arg;
+
+    if (status == STORE_OK)
+        bus_subscribe(room->chat->bus, room_name(room), on_subscribed, room);
+    else
+        fail(room, status);
 }
 
 struct room *room_hold(struct chat *chat, struct text name)
@@ -92,9 +87,18 @@ struct room *room_hold(struct chat *chat, struct text name)
     memcpy(room->name, name.data, name.length);
     HASH_ADD_KEYPTR(hh, chat->rooms, room->name, room->name_length, room);
     metrics_add(rooms, 1);
-    room->users = 2; /* the caller, and the subscription on its way */
-    bus_subscribe(chat->bus, room_name(room), on_subscribed, room);
+    room->users = 1;
     return room;
+}
+
+void room_open(struct room *room)
+{
+    if (room->state != ROOM_NEW)
+        return;
+    room->state = ROOM_OPENING;
+    room->tries = 0;
+    room->users++; /* the subscription on its way */
+    bus_subscribe(room->chat->bus, room_name(room), on_subscribed, room);
 }
 
 void room_release(struct room *room)
@@ -211,64 +215,11 @@ void room_record(struct room *room, const struct message *message)
         return;
     /* Nobody is live: who is on the way in looks up what is missing. */
     if (message->previous > room->delivered && room->live_count > 0) {
-        room_catch_up(room);
+        catch_up_start(room);
         return;
     }
     room_deliver(room, message->event);
     room->delivered = message->seq;
-}
-
-static void on_caught_up(void *arg, enum store_status status, const struct page *page, bool more)
-{
-    struct room *room = arg;
-    bool again = room->lost;
-
-    room->catching_up = room->lost = false;
-    if (status != STORE_OK || more) {
-        /* Too far behind, or the store can't say: whoever is here comes back with the last number it has. */
-        log_warn("room_catch_up_failed", "room=%.*s delivered=%llu", (int)room->name_length, room->name,
-                 (unsigned long long)room->delivered);
-        while (room->live_count > 0) {
-            struct member *member = room->live[room->live_count - 1].member;
-
-            member_suspend(member);
-            conn_close(member->session->conn, CLOSE_SLOW);
-        }
-        /* Nobody waits for what is missing any more; who comes now isn't closed for it again. */
-        if (room->delivered < room->seen)
-            room->delivered = room->seen;
-    }
-    /* Without members this only moves `delivered` on. */
-    for (uint32_t i = 0; i < page->count && status == STORE_OK; i++) {
-        const struct page_entry *e = &page->entries[i];
-
-        room_deliver(room, (struct text){page->bytes.data + e->offset, e->length});
-        if (room->delivered < e->seq)
-            room->delivered = e->seq;
-    }
-    /* Another round only for what was heard of since this one began: a number that turned out void never
-     * comes. */
-    if (again || (room->seen > room->asked && room->seen > room->delivered))
-        room_catch_up(room);
-    room_release(room);
-}
-
-/* While it runs nothing is delivered; what comes meanwhile and isn't in the answer is found by one more
- * round. */
-void room_catch_up(struct room *room)
-{
-    if (room->state != ROOM_LIVE)
-        return;
-    if (room->catching_up) {
-        room->lost = true;
-        return;
-    }
-    room->catching_up = true;
-    room->asked = room->seen;
-    room->users++;
-    metrics_add(catchups_total, 1);
-    replay_start(room->chat->bus, room->chat->store, room_name(room), room->delivered, REPLAY_NEWEST,
-                 CATCH_UP_MAX, on_caught_up, room);
 }
 
 struct member *member_find(struct session *session, const struct room *room)

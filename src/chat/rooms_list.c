@@ -7,21 +7,21 @@
 
 #include "chatd/buf.h"
 
-struct request {
-    struct bus *bus;
-    void (*done)(void *arg, const char *json, size_t length);
-    void *arg;
-};
-
-/* A room of the store's answer, found by its name, which stays the store's. */
+/* A room of the store's answer, kept until the bus has answered too. */
 struct stored {
     UT_hash_handle hh;
+    struct text name; /* into the listing's names */
     uint64_t seq;
     bool listed;
 };
 
 struct listing {
-    struct stored *by_name;
+    struct bus *bus;
+    void (*done)(void *arg, const char *json, size_t length);
+    void *arg;
+    struct stored *stored, *by_name;
+    uint32_t stored_count;
+    struct buf names;
     struct buf json;
     uint32_t count;
 };
@@ -40,59 +40,79 @@ static void add_room(struct listing *listing, struct text room, uint32_t members
     buf_add_literal(json, "}");
 }
 
-static void on_bus_room(void *arg, struct text room, uint32_t members, uint64_t seq)
+static void add_bus_room(struct listing *listing, const struct bus_room *room)
 {
-    struct listing *listing = arg;
+    uint64_t seq = room->seq;
     struct stored *stored;
 
-    HASH_FIND(hh, listing->by_name, room.data, room.length, stored);
+    HASH_FIND(hh, listing->by_name, room->name.data, room->name.length, stored);
     if (stored != NULL) {
         stored->listed = true;
         seq = stored->seq > seq ? stored->seq : seq;
     }
-    add_room(listing, room, members, seq);
+    add_room(listing, room->name, room->members, seq);
 }
 
-/* The bus is asked only now, when the store has answered: its members are the newest, and nothing has to be
- * kept meanwhile. */
+static void on_bus_rooms(void *arg, const struct bus_room *rooms, uint32_t count)
+{
+    struct listing *listing = arg;
+
+    for (uint32_t i = 0; i < count && listing->count < ROOMS_LIST_MAX; i++)
+        add_bus_room(listing, &rooms[i]);
+    for (uint32_t i = 0; i < listing->stored_count && listing->count < ROOMS_LIST_MAX; i++) {
+        if (!listing->stored[i].listed)
+            add_room(listing, listing->stored[i].name, 0, listing->stored[i].seq);
+    }
+    if (listing->count == 0)
+        buf_add_literal(&listing->json, "[");
+    buf_add_literal(&listing->json, "]");
+    listing->done(listing->arg, listing->json.data, listing->json.length);
+    HASH_CLEAR(hh, listing->by_name);
+    free(listing->stored);
+    buf_deinit(&listing->names);
+    buf_deinit(&listing->json);
+    free(listing);
+}
+
+static void keep_stored(struct listing *listing, const struct text *names, const uint64_t *highest,
+                        uint32_t count)
+{
+    size_t length = 1;
+
+    for (uint32_t i = 0; i < count; i++)
+        length += names[i].length;
+    buf_reserve(&listing->names, length); /* so that it doesn't move while it is pointed into */
+    listing->stored = calloc(count + 1, sizeof(*listing->stored));
+    if (listing->stored == NULL)
+        abort();
+    listing->stored_count = count;
+    for (uint32_t i = 0; i < count; i++) {
+        struct stored *stored = &listing->stored[i];
+
+        stored->name = (struct text){listing->names.data + listing->names.length, names[i].length};
+        buf_add(&listing->names, names[i].data, names[i].length);
+        stored->seq = highest[i];
+        HASH_ADD_KEYPTR(hh, listing->by_name, stored->name.data, stored->name.length, stored);
+    }
+}
+
+/* The bus is asked only now, when the store has answered: its members are the newest. */
 static void on_store_rooms(void *arg, enum store_status status, const struct text *names,
                            const uint64_t *highest, uint32_t count)
 {
-    struct request *request = arg;
-    struct listing listing = {.json = BUF_INIT};
-    struct stored *rooms;
+    struct listing *listing = arg;
 
-    if (status != STORE_OK)
-        count = 0;
-    rooms = calloc(count > 0 ? count : 1, sizeof(*rooms));
-    if (rooms == NULL)
-        abort();
-    for (uint32_t i = 0; i < count; i++) {
-        rooms[i].seq = highest[i];
-        HASH_ADD_KEYPTR(hh, listing.by_name, names[i].data, names[i].length, &rooms[i]);
-    }
-    bus_rooms(request->bus, ROOMS_LIST_MAX, on_bus_room, &listing);
-    for (uint32_t i = 0; i < count && listing.count < ROOMS_LIST_MAX; i++) {
-        if (!rooms[i].listed)
-            add_room(&listing, names[i], 0, rooms[i].seq);
-    }
-    HASH_CLEAR(hh, listing.by_name);
-    free(rooms);
-    if (listing.count == 0)
-        buf_add_literal(&listing.json, "[");
-    buf_add_literal(&listing.json, "]");
-    request->done(request->arg, listing.json.data, listing.json.length);
-    buf_deinit(&listing.json);
-    free(request);
+    keep_stored(listing, names, highest, status == STORE_OK ? count : 0);
+    bus_rooms(listing->bus, ROOMS_LIST_MAX, on_bus_rooms, listing);
 }
 
 void rooms_list(struct bus *bus, struct store *store,
                 void (*done)(void *arg, const char *json, size_t length), void *arg)
 {
-    struct request *request = malloc(sizeof(*request));
+    struct listing *listing = malloc(sizeof(*listing));
 
-    if (request == NULL)
+    if (listing == NULL)
         abort();
-    *request = (struct request){.bus = bus, .done = done, .arg = arg};
-    store_rooms(store, ROOMS_LIST_MAX, on_store_rooms, request);
+    *listing = (struct listing){.bus = bus, .done = done, .arg = arg, .names = BUF_INIT, .json = BUF_INIT};
+    store_rooms(store, ROOMS_LIST_MAX, on_store_rooms, listing);
 }

@@ -1,5 +1,5 @@
-/* session.c - one connection's user: sign-in, which command goes where, refusals, and the commands that
- * still wait. */
+/* session.c - one connection's user: which command goes where, refusals, the commands that still wait, and
+ * that the user is still here. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,15 +66,21 @@ bool pending_start(struct pending *pending, struct session *session, struct text
                       1000);
         return false;
     }
-    pending->session = session;
+    pending_hold(pending, session);
     pending->id = id.length > 0 ? strndup(id.data, id.length) : NULL;
+    return true;
+}
+
+void pending_hold(struct pending *pending, struct session *session)
+{
+    pending->session = session;
+    pending->id = NULL;
     pending->next = session->pendings;
     pending->link = &session->pendings;
     if (pending->next)
         pending->next->link = &pending->next;
     session->pendings = pending;
     session->pending_count++;
-    return true;
 }
 
 void pending_end(struct pending *pending)
@@ -105,8 +111,54 @@ void pending_fail(struct pending *pending, enum store_status status)
         session_retry(pending->session, pending_id(pending), "overloaded",
                       "there is no place for more at the moment", 1000);
     else
-        session_retry(pending->session, pending_id(pending), "unavailable", "the store can't be reached now",
-                      2000);
+        session_retry(pending->session, pending_id(pending), "unavailable",
+                      "what this takes can't be reached now", 2000);
+}
+
+static void keep_last(struct chat *chat, struct session *session)
+{
+    session->kept_before = chat->kept_last;
+    session->kept_next = NULL;
+    *(chat->kept_last ? &chat->kept_last->kept_next : &chat->kept) = session;
+    chat->kept_last = session;
+}
+
+static void keep_no_more(struct chat *chat, struct session *session)
+{
+    *(session->kept_before ? &session->kept_before->kept_next : &chat->kept) = session->kept_next;
+    *(session->kept_next ? &session->kept_next->kept_before : &chat->kept_last) = session->kept_before;
+}
+
+void session_keep(struct session *session)
+{
+    keep_last(session->chat, session);
+    session->chat->signed_in++;
+}
+
+/* In turns, so many that each one's is up within half of session_ttl. A pause of this process makes up for no
+ * more than one round. */
+void session_keep_some(struct chat *chat, int64_t passed_ms)
+{
+    int64_t round_ms = chat->config->session_ttl / 2;
+
+    chat->keep_due += (passed_ms < round_ms ? passed_ms : round_ms) * chat->signed_in;
+    for (; chat->kept && chat->keep_due >= round_ms; chat->keep_due -= round_ms) {
+        struct session *session = chat->kept;
+
+        keep_no_more(chat, session);
+        keep_last(chat, session);
+        sessions_keep(chat->sessions, session_user(session), session->id);
+    }
+}
+
+static void sign_out(struct session *session)
+{
+    struct chat *chat = session->chat;
+
+    keep_no_more(chat, session);
+    chat->signed_in--;
+    sessions_keep(chat->sessions, session_user(session), session->id);
+    store_seen(chat->store, session_user(session));
 }
 
 void chat_open(struct chat *chat, struct conn *conn, uint64_t address)
@@ -135,68 +187,11 @@ void chat_closed(struct chat *chat, struct conn *conn)
     }
     while (session->members)
         member_free(session->members);
+    if (session->signed_in)
+        sign_out(session);
     limit_disconnect(chat->limit, session->address, getpid());
     conn_set_data(conn, NULL);
     free(session);
-}
-
-/* The one answer that is sent without an id, too: it carries what a client can't ask for. */
-static void welcome(struct session *session, const struct command *command, bool resumed)
-{
-    const struct config *config = session->chat->config;
-    struct buf *out = &session->chat->scratch;
-    char token[TOKEN_MAX];
-
-    token_make(session->chat->session_key, session_user(session), clock_wall_ms(), token);
-    out->length = 0;
-    proto_begin(out, "welcome", command->id);
-    proto_member(out, "user", session_user(session));
-    proto_member(out, "session", (struct text){token, strlen(token)});
-    buf_add_string(out, resumed ? ",\"resumed\":true" : ",\"resumed\":false");
-    buf_printf(
-        out, ",\"limits\":{\"text\":%lld,\"join\":%lld,\"history\":%lld,\"message\":%lld,\"rooms\":%lld}}",
-        (long long)config->max_text_bytes, (long long)config->join_limit, (long long)config->history_limit,
-        (long long)config->max_message_bytes, (long long)config->max_rooms_per_connection);
-    session_answer(session, out);
-}
-
-/* A session token that is still good resumes its user; one that isn't, or is another user's, is no reason
- * to refuse. */
-static void hello_command(struct session *session, const struct command *command)
-{
-    struct chat *chat = session->chat;
-    struct text user = command->user;
-    char resumed[MESSAGE_USER_MAX];
-    size_t length = 0;
-
-    if (session->signed_in) {
-        session_refuse(session, command->id, "bad_request", "hello was said already on this connection");
-        return;
-    }
-    if (command->session.data)
-        length = token_check(chat->session_key, command->session, clock_wall_ms(), chat->config->session_ttl,
-                             resumed);
-    if (!user.data && length > 0)
-        user = (struct text){resumed, length};
-    if (!user.data) {
-        session_refuse(session, command->id, "bad_request",
-                       "user must be a string, or session one from a welcome");
-        return;
-    }
-    if (!name_user_valid(user.data, user.length)) {
-        session_refuse(
-            session, command->id, "bad_name",
-            "a user name has 1 to 64 bytes of letters, marks, digits and -_.:@ with single spaces inside");
-        return;
-    }
-    session = realloc(session, sizeof(*session) + user.length);
-    if (!session)
-        abort();
-    conn_set_data(session->conn, session); /* nobody else has its address before it is signed in */
-    memcpy(session->user, user.data, user.length);
-    session->user_length = (uint8_t)user.length;
-    session->signed_in = true;
-    welcome(session, command, length == user.length && memcmp(resumed, user.data, length) == 0);
 }
 
 static void leave_command(struct session *session, const struct command *command)
@@ -211,6 +206,7 @@ static void leave_command(struct session *session, const struct command *command
     }
     room_seal(room); /* what came before the leave still reaches it */
     member_free(member);
+    sessions_room(session->chat->sessions, session_user(session), session->id, command->room, false);
     if (command->id.length == 0)
         return;
     out->length = 0;
@@ -288,20 +284,34 @@ static void carry_out(struct session *session, const struct command *command)
     }
 }
 
-void chat_text(struct chat *chat, struct conn *conn, const char *text, size_t length)
+static void carry_out_text(struct session *session, const char *text, size_t length)
 {
-    struct session *session = conn_data(conn);
     struct command command;
     struct refusal refusal;
 
-    chat->now_ms = clock_monotonic_ms();
-    if (session->going_away)
-        return; /* it was told so; whatever it sends now it sends again elsewhere */
     if (proto_parse(text, length, &command, &refusal))
         carry_out(session, &command);
     else
         session_refuse(session, command.id, refusal.code, refusal.message);
     proto_free(&command);
+}
+
+void session_text(struct conn *conn, const char *text, size_t length)
+{
+    struct session *session = conn_data(conn);
+
+    if (session->going_away)
+        return; /* it was told so; whatever it sends now it sends again elsewhere */
+    if (!session->signed_in && session->pendings)
+        hello_keep(session, text, length);
+    else
+        carry_out_text(session, text, length);
+}
+
+void chat_text(struct chat *chat, struct conn *conn, const char *text, size_t length)
+{
+    chat->now_ms = clock_monotonic_ms();
+    session_text(conn, text, length);
 }
 
 void chat_send_away(struct chat *chat, struct conn *conn, uint32_t after_ms)

@@ -79,7 +79,7 @@ static void lookup_answer(struct api_lookup *lookup, struct buf *json)
     buf_deinit(json);
 }
 
-/* The store can't say: the client may try again soon. */
+/* Store or bus can't say: the client may try again soon. */
 static void lookup_refuse(struct api_lookup *lookup, enum store_status status)
 {
     struct conn *conn = lookup_end(lookup);
@@ -89,7 +89,7 @@ static void lookup_refuse(struct api_lookup *lookup, enum store_status status)
     if (status == STORE_BUSY)
         answer_error(conn, 503, "Retry-After: 1\r\n", "overloaded", "too many requests wait for the store");
     else
-        answer_error(conn, 503, "Retry-After: 1\r\n", "unavailable", "the store can't be read now");
+        answer_error(conn, 503, "Retry-After: 1\r\n", "unavailable", "history can't be read now");
 }
 
 void api_closed(struct routes *routes, struct conn *conn)
@@ -179,11 +179,12 @@ static bool query_number(const char *query, const char *name, uint64_t *number)
     return *number >= 1 && *number <= INT64_MAX;
 }
 
-static void on_page(void *arg, enum store_status status, const struct page *page, bool more)
+static void on_page(void *arg, enum store_status status, const struct page *page, bool more, bool pending)
 {
     struct api_lookup *lookup = arg;
     struct buf json = BUF_INIT;
 
+    (void)pending; /* it is history soon: who asks again finds it */
     if (status != STORE_OK) {
         lookup_refuse(lookup, status);
         return;

@@ -43,7 +43,7 @@ static struct workers count_workers(const struct metrics *metrics)
  * */
 static void add_error(struct buf *out, const char *error)
 {
-    char ascii[sizeof(((struct store_health *)NULL)->error)];
+    char ascii[sizeof(((struct store_health *)NULL)->error)]; /* bus_health has as much */
     size_t length = strnlen(error, sizeof(ascii));
 
     if (text_valid_utf8(error, length)) {
@@ -73,6 +73,12 @@ static void add_state(struct buf *out, bool ok, const char *error, int64_t since
     buf_printf(out, ",\"since\":\"%s.%03dZ\"", since, (int)(since_ms % 1000));
 }
 
+/* The kind says where to look. */
+static void add_kind(struct buf *out, const char *kind)
+{
+    buf_printf(out, "\"kind\":\"%s\",", kind);
+}
+
 static void add_workers(struct buf *out, const struct config *config, const struct workers *workers)
 {
     char error[100];
@@ -84,24 +90,28 @@ static void add_workers(struct buf *out, const struct config *config, const stru
                workers->running, workers->ready);
 }
 
-int health_json(const struct config *config, const struct metrics *metrics, struct store *store,
+int health_json(const struct config *config, const struct metrics *metrics, struct bus *bus, struct store *store,
                 bool draining, struct buf *out)
 {
     struct workers workers = count_workers(metrics);
     int64_t uptime_ms = clock_wall_ms() - metrics->started_ms;
     struct store_health health = {0};
+    struct bus_health link = {0};
     bool ok;
 
     store_health(store, &health);
-    ok = health.ok && workers.stalled == 0;
+    bus_health(bus, &link);
+    ok = health.ok && link.ok && workers.stalled == 0;
     buf_printf(out, "{\"status\":\"%s\",\"version\":", !ok ? "failing" : draining ? "draining" : "ok");
     buf_add_json(out, CHATD_VERSION, strlen(CHATD_VERSION));
     /* The wall clock may have been set back since the start. */
     buf_printf(out, ",\"uptime_s\":%lld,\"parts\":{\"store\":{",
                (long long)(uptime_ms > 0 ? uptime_ms / 1000 : 0));
+    add_kind(out, config->store[0] ? "mongodb" : "sqlite");
     add_state(out, health.ok, health.error, health.since_ms);
     buf_add_literal(out, "},\"bus\":{");
-    add_state(out, true, NULL, 0);
+    add_kind(out, config->redis[0] || config->redis_host[0] ? "redis" : "shared memory");
+    add_state(out, link.ok, link.error, link.since_ms);
     buf_add_literal(out, "},\"workers\":{");
     add_workers(out, config, &workers);
     buf_add_literal(out, "}}}");

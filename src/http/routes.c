@@ -47,7 +47,8 @@ struct route routes_find(const char *path)
 static void answer_health(struct routes *routes, struct conn *conn)
 {
     struct buf json = BUF_INIT;
-    int status = health_json(routes->config, routes->metrics, routes->store, routes->draining, &json);
+    int status =
+        health_json(routes->config, routes->metrics, routes->bus, routes->store, routes->draining, &json);
 
     answer_json(conn, status, &json);
 }

@@ -21,7 +21,7 @@
 enum {
     POLL_MS = 20,         /* while waiting for workers to serve, and only then */
     RELOAD_MS = 30000,    /* new workers that don't serve by then are given up */
-    STOP_GRACE_MS = 5000, /* beyond drain_timeout */
+    STOP_GRACE_MS = 10000, /* beyond drain_timeout: a last commit, or one that hangs until it times out, and goodbyes */
     REASON_MAX = 512
 };
 

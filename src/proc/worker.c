@@ -4,9 +4,11 @@
  * published, rooms hand their bytes of this turn to their members, and net writes once per connection. A tick
  * a second does what is due by time.
  *
+ * Which bus and which store: Redis with MongoDB for many servers, the ring with SQLite (or MongoDB) for one host.
+ *
  * Stopping, in this order: no new connections; `reconnect` and 1001 to everybody whose acks are sent; when
  * the last one is gone, or drain_timeout is over, net closes; then the store, whose writer commits what is
- * left, and then the bus, which the store needs to the end. */
+ * left, and then the bus, which the store needs to the end and which tells the other servers who has left. */
 #include "chatd/worker.h"
 
 #include <errno.h>
@@ -19,17 +21,22 @@
 #include <uv.h>
 
 #include "chatd/bus_log.h"
+#include "chatd/bus_redis.h"
 #include "chatd/chat.h"
 #include "chatd/clock.h"
 #include "chatd/log.h"
 #include "chatd/net.h"
 #include "chatd/routes.h"
+#include "chatd/store_mongo.h"
 #include "chatd/store_sqlite.h"
 
 enum {
     TICK_MS = 1000,
     DRAIN_STEP_MS = 50,
     STORE_PATIENCE_MS = 2000,
+    BUS_PATIENCE_MS = 1000,
+    LEAVE_STEP_MS = 10,
+    SPOOL_STEP_MS = 50, /* between two looks whether the spool is done */
     MEMORY_TICKS = 5, /* seconds between two looks at the process's memory */
 };
 
@@ -38,11 +45,13 @@ struct worker {
     uv_loop_t loop;
     uv_timer_t tick;
     uv_timer_t drain;
+    uv_timer_t spool; /* until clients are let in */
     uv_signal_t on_term, on_usr1;
     struct net *net;
     struct chat *chat;
     struct bus *bus;
     struct store *store;
+    struct token_sessions sessions; /* without Redis */
     struct routes routes;
     int64_t drain_until_ms;
     uint64_t upgrading; /* address of the conn between its on_upgrade and its on_open */
@@ -51,25 +60,62 @@ struct worker {
     unsigned ticks;
 };
 
-int worker_prepare(const struct config *config, struct worker_shared *shared, char error[WORKER_ERROR_MAX])
+int worker_check(const struct config *config, char error[WORKER_ERROR_MAX])
 {
-    uint8_t store_id[RING_ID_SIZE];
-    char reason[RING_ERROR_MAX];
-    int status = store_sqlite_prepare(config->data_dir, store_id, reason);
+    int status = store_mongo_wanted(config) ? store_mongo_check(config, error) : 0;
 
+    if (status == 0 && bus_redis_wanted(config))
+        status = bus_redis_check(config, error);
+    return status;
+}
+
+void worker_probe(const struct config *config, FILE *out)
+{
+    char reason[WORKER_ERROR_MAX];
+
+    if (bus_redis_wanted(config) && bus_redis_probe(config, reason) != 0)
+        fprintf(out, "chatd: warning: Redis: %s\n", reason);
+    if (store_mongo_wanted(config) && store_mongo_probe(config, reason) != 0)
+        fprintf(out, "chatd: warning: MongoDB: %s\n", reason);
+}
+
+/* The ring, and the store that it feeds. */
+static int prepare_ring(const struct config *config, struct worker_shared *shared, char reason[RING_ERROR_MAX])
+{
+    bool mongo = store_mongo_wanted(config);
+    uint8_t store_id[RING_ID_SIZE];
+    int status = 0;
+
+    if (mongo)
+        store_mongo_id(config, store_id);
+    else
+        status = store_sqlite_prepare(config->data_dir, store_id, reason);
     if (status == 0)
         status =
             ring_open(&shared->ring, config->data_dir, store_id, (uint64_t)config->bus_log_bytes, reason);
     if (status == 0 && ring_is_new(shared->ring)) {
-        status = store_sqlite_new_life(config->data_dir, reason);
+        if (!mongo)
+            status = store_sqlite_new_life(config->data_dir, reason);
         if (status == 0)
             ring_begin(shared->ring);
     }
+    if (status == 0)
+        log_info("bus_ready", "path=%s", ring_path(shared->ring));
+    return status;
+}
+
+int worker_prepare(const struct config *config, struct worker_shared *shared, char error[WORKER_ERROR_MAX])
+{
+    char reason[RING_ERROR_MAX];
+    int status = worker_check(config, error);
+
+    if (status != 0 || bus_redis_wanted(config))
+        return status;
+    status = prepare_ring(config, shared, reason);
     if (status != 0) {
         snprintf(error, WORKER_ERROR_MAX, "%s", reason);
         return status;
     }
-    log_info("bus_ready", "path=%s", ring_path(shared->ring));
     status = token_key(config->data_dir, shared->session_key);
     if (status != 0)
         snprintf(error, WORKER_ERROR_MAX, "%s/session.key: %s", config->data_dir, strerror(-status));
@@ -78,7 +124,8 @@ int worker_prepare(const struct config *config, struct worker_shared *shared, ch
 
 void worker_unprepare(struct worker_shared *shared)
 {
-    ring_close(shared->ring);
+    if (shared->ring)
+        ring_close(shared->ring);
     shared->ring = NULL;
 }
 
@@ -186,16 +233,50 @@ static void close_handle(uv_handle_t *handle)
         uv_close(handle, NULL);
 }
 
-static void finish(struct worker *w)
+static void close_store(struct worker *w)
 {
-    net_close(w->net);
-    bus_turn(w->bus);
-    store_sqlite_close(w->store, STORE_PATIENCE_MS);
-    bus_log_close(w->bus);
+    if (store_mongo_wanted(w->args->config))
+        store_mongo_close(w->store, STORE_PATIENCE_MS);
+    else
+        store_sqlite_close(w->store, STORE_PATIENCE_MS);
+}
+
+static void close_handles(struct worker *w)
+{
     close_handle((uv_handle_t *)&w->tick);
     close_handle((uv_handle_t *)&w->drain);
+    close_handle((uv_handle_t *)&w->spool);
     close_handle((uv_handle_t *)&w->on_term);
     close_handle((uv_handle_t *)&w->on_usr1);
+}
+
+static void on_leaving(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+
+    bus_turn(w->bus);
+    if (!bus_redis_left(w->bus) && clock_monotonic_ms() < w->drain_until_ms)
+        return;
+    bus_redis_close(w->bus);
+    close_handles(w);
+}
+
+static void finish(struct worker *w)
+{
+    uv_timer_stop(&w->tick);
+    uv_timer_stop(&w->drain);
+    uv_timer_stop(&w->spool);
+    net_close(w->net);
+    bus_turn(w->bus);
+    close_store(w);
+    if (bus_redis_wanted(w->args->config)) {
+        bus_redis_leave(w->bus);
+        w->drain_until_ms = clock_monotonic_ms() + BUS_PATIENCE_MS;
+        uv_timer_start(&w->drain, on_leaving, 0, LEAVE_STEP_MS);
+    } else {
+        bus_log_close(w->bus);
+        close_handles(w);
+    }
 }
 
 static void on_drain(uv_timer_t *timer)
@@ -251,9 +332,10 @@ static int start_handles(struct worker *w)
 
     uv_timer_init(&w->loop, &w->tick);
     uv_timer_init(&w->loop, &w->drain);
+    uv_timer_init(&w->loop, &w->spool);
     uv_signal_init(&w->loop, &w->on_term);
     uv_signal_init(&w->loop, &w->on_usr1);
-    w->tick.data = w->drain.data = w->on_term.data = w->on_usr1.data = w;
+    w->tick.data = w->drain.data = w->spool.data = w->on_term.data = w->on_usr1.data = w;
     signal(SIGINT, SIG_IGN); /* a Ctrl-C reaches the whole group; the master says what is to be done */
     signal(SIGHUP, SIG_IGN);
     uv_timer_start(&w->tick, on_tick, TICK_MS, TICK_MS);
@@ -263,27 +345,96 @@ static int start_handles(struct worker *w)
     return error != 0 ? error : -pthread_sigmask(SIG_SETMASK, &w->args->signals, NULL);
 }
 
+static void on_spooled(void *arg, const struct message *message, store_on_number *done, void *done_arg)
+{
+    chat_spooled(((struct worker *)arg)->chat, message, done, done_arg);
+}
+
+/* Many servers: Redis numbers and spreads, each worker commits what it published. */
+static int start_shared(struct worker *w, const struct bus_handler *handler)
+{
+    struct store_mongo_options options = {&w->loop, w->args->config, NULL, bus_redis_stand, NULL, on_spooled, w};
+    int error = bus_redis_new(&w->bus, &w->loop, w->args->config, handler);
+
+    options.stand_arg = w->bus;
+    if (error == 0)
+        error = store_mongo_new(&w->store, &options);
+    if (error == 0)
+        chat_connect(w->chat, w->bus, w->store, bus_redis_sessions(w->bus));
+    return error;
+}
+
+/* One host: the ring numbers and spreads, and one writer per host commits it. */
+static int start_alone(struct worker *w, const struct bus_handler *handler)
+{
+    const struct worker_args *args = w->args;
+    struct store_mongo_options options = {.loop = &w->loop, .config = args->config, .ring = args->shared->ring};
+    void (*on_committed)(void *arg) = store_sqlite_on_committed;
+    int error;
+
+    if (store_mongo_wanted(args->config)) {
+        error = store_mongo_new(&w->store, &options);
+        on_committed = store_mongo_on_committed;
+    } else {
+        error = store_sqlite_new(&w->store, &w->loop, args->shared->ring, args->data_dir);
+    }
+    if (error == 0)
+        error = bus_log_new(&w->bus, &w->loop, args->shared->ring, handler, on_committed, w->store);
+    token_sessions_init(&w->sessions, args->shared->session_key, args->config);
+    if (error == 0)
+        chat_connect(w->chat, w->bus, w->store, &w->sessions.sessions);
+    return error;
+}
+
+/* From here on clients are served. */
+static int let_in(struct worker *w)
+{
+    int error = net_listen(w->net, w->args->listener);
+
+    if (error == 0) {
+        metrics_set(ready, 1);
+        log_debug("worker_ready", "pid=%d", (int)getpid());
+    }
+    return error;
+}
+
+/* What an earlier process could not commit comes first, unless the store is away now as well. */
+static void on_spool(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+    int error;
+
+    if (store_mongo_spooling(w->store))
+        return;
+    uv_timer_stop(timer);
+    error = w->routes.draining ? 0 : let_in(w);
+    if (error != 0) {
+        log_error("worker_failed", "error=%s", strerror(-error));
+        exit(WORKER_EXIT_UNUSABLE);
+    }
+}
+
 static int start(struct worker *w)
 {
     const struct worker_args *args = w->args;
     struct net_handler net = {w, on_request, on_upgrade, on_open, on_text, NULL, on_close, on_flush};
+    bool shared = bus_redis_wanted(args->config);
     struct bus_handler bus;
     int error;
 
-    w->chat = chat_new(args->config, args->limit, args->shared->session_key);
+    w->chat = chat_new(args->config, args->limit);
     bus = chat_bus_handler(w->chat);
-    error = store_sqlite_new(&w->store, &w->loop, args->shared->ring, args->data_dir);
-    if (error == 0)
-        error = bus_log_new(&w->bus, &w->loop, args->shared->ring, &bus, store_sqlite_on_committed, w->store);
+    error = shared ? start_shared(w, &bus) : start_alone(w, &bus);
     if (error == 0)
         error = net_init(&w->net, &w->loop, args->config, &net);
     if (error != 0)
         return error;
-    chat_connect(w->chat, w->bus, w->store);
     w->routes = (struct routes){
         .config = args->config, .metrics = args->metrics, .bus = w->bus, .store = w->store};
     error = start_handles(w);
-    return error != 0 ? error : net_listen(w->net, args->listener);
+    if (error != 0 || !shared)
+        return error != 0 ? error : let_in(w);
+    return uv_timer_start(&w->spool, on_spool, 0, SPOOL_STEP_MS);
 }
 
 int worker_run(const struct worker_args *args)
@@ -304,8 +455,6 @@ int worker_run(const struct worker_args *args)
     }
     measure_memory();
     metrics_set(beat_ms, clock_monotonic_ms());
-    metrics_set(ready, 1);
-    log_debug("worker_ready", "pid=%d", (int)getpid());
     w.busy_us = busy_clock_us(&w);
     uv_run(&w.loop, UV_RUN_DEFAULT);
     net_free(w.net);

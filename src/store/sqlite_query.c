@@ -8,12 +8,14 @@
 
 #define ROOM_ID "(SELECT id FROM rooms WHERE name = ?1)"
 
-enum statement { HIGHEST, BY_KEY, BY_NUMBER, PAGE, ROOMS, STATEMENTS };
+enum statement { HIGHEST, BY_KEY, BY_UID, BY_NUMBER, PAGE, ROOMS, STATEMENTS };
 
 static const char *const SQL[STATEMENTS] = {
     [HIGHEST] = "SELECT coalesce((SELECT highest FROM rooms WHERE name = ?1),"
                 " (SELECT value << 20 FROM meta WHERE name = 'lives'), 0)",
     [BY_KEY] = "SELECT seq FROM messages WHERE room = " ROOM_ID " AND user = ?2 AND key = ?3",
+    /* Without an index: only a message without a key is looked for so, and it is mostly a recent one. */
+    [BY_UID] = "SELECT seq FROM messages WHERE room = " ROOM_ID " AND uid = ?2 ORDER BY seq DESC LIMIT 1",
     [BY_NUMBER] = "SELECT uid FROM messages WHERE room = " ROOM_ID " AND seq = ?2",
     [PAGE] = "SELECT seq, event FROM messages WHERE room = " ROOM_ID " AND seq > ?2 AND seq <= ?3"
              " ORDER BY seq DESC LIMIT ?4",
@@ -59,13 +61,13 @@ static sqlite3_int64 number(uint64_t n)
     return n > INT64_MAX ? INT64_MAX : (sqlite3_int64)n;
 }
 
-static void bind_room(sqlite3_stmt *statement, const struct sqlite_request *request)
+static void bind_room(sqlite3_stmt *statement, const struct store_request *request)
 {
     sqlite3_bind_text64(statement, 1, request->names.data, request->room_length, SQLITE_STATIC, SQLITE_UTF8);
 }
 
 /* Reads a statement's one row: its first column goes to request->number. STORE_NONE when there is no row. */
-static enum store_status read_number(sqlite3_stmt *statement, struct sqlite_request *request)
+static enum store_status read_number(sqlite3_stmt *statement, struct store_request *request)
 {
     int code = sqlite3_step(statement);
 
@@ -75,26 +77,35 @@ static enum store_status read_number(sqlite3_stmt *statement, struct sqlite_requ
     return code == SQLITE_ROW ? STORE_OK : code == SQLITE_DONE ? STORE_NONE : STORE_FAILED;
 }
 
-static enum store_status highest(struct sqlite_query *query, struct sqlite_request *request)
+static enum store_status highest(struct sqlite_query *query, struct store_request *request)
 {
     bind_room(query->statements[HIGHEST], request);
     return read_number(query->statements[HIGHEST], request);
 }
 
-static enum store_status find(struct sqlite_query *query, struct sqlite_request *request)
+static enum store_status find_uid(struct sqlite_query *query, struct store_request *request)
+{
+    sqlite3_stmt *statement = query->statements[BY_UID];
+
+    bind_room(statement, request);
+    sqlite3_bind_blob64(statement, 2, request->uid, MESSAGE_UID_SIZE, SQLITE_STATIC);
+    return read_number(statement, request);
+}
+
+static enum store_status find(struct sqlite_query *query, struct store_request *request)
 {
     sqlite3_stmt *statement = query->statements[BY_KEY];
     const char *user = request->names.data + request->room_length, *key = user + request->user_length;
 
     if (request->key_length == 0)
-        return STORE_NONE;
+        return find_uid(query, request);
     bind_room(statement, request);
     sqlite3_bind_text64(statement, 2, user, request->user_length, SQLITE_STATIC, SQLITE_UTF8);
     sqlite3_bind_blob64(statement, 3, key, request->key_length, SQLITE_STATIC);
     return read_number(statement, request);
 }
 
-static enum store_status resolve(struct sqlite_query *query, struct sqlite_request *request)
+static enum store_status resolve(struct sqlite_query *query, struct store_request *request)
 {
     sqlite3_stmt *statement = query->statements[BY_NUMBER];
     bool same = false;
@@ -117,7 +128,7 @@ static enum store_status resolve(struct sqlite_query *query, struct sqlite_reque
 
 /* Up to request->limit rows of (number, bytes) into the page. One more is asked for, to know whether there
  * are more. */
-static enum store_status read_rows(sqlite3_stmt *statement, struct sqlite_request *request)
+static enum store_status read_rows(sqlite3_stmt *statement, struct store_request *request)
 {
     int code;
 
@@ -133,7 +144,7 @@ static enum store_status read_rows(sqlite3_stmt *statement, struct sqlite_reques
     return code == SQLITE_ROW || code == SQLITE_DONE ? STORE_OK : STORE_FAILED;
 }
 
-static enum store_status page(struct sqlite_query *query, struct sqlite_request *request)
+static enum store_status page(struct sqlite_query *query, struct store_request *request)
 {
     sqlite3_stmt *statement = query->statements[PAGE];
     enum store_status status;
@@ -147,7 +158,7 @@ static enum store_status page(struct sqlite_query *query, struct sqlite_request 
     return status;
 }
 
-static enum store_status rooms(struct sqlite_query *query, struct sqlite_request *request)
+static enum store_status rooms(struct sqlite_query *query, struct store_request *request)
 {
     sqlite3_stmt *statement = query->statements[ROOMS];
 
@@ -155,11 +166,11 @@ static enum store_status rooms(struct sqlite_query *query, struct sqlite_request
     return read_rows(statement, request);
 }
 
-int sqlite_query_run(struct sqlite_query *query, struct sqlite_request *request, char error[RING_ERROR_MAX])
+int sqlite_query_run(struct sqlite_query *query, struct store_request *request, char error[RING_ERROR_MAX])
 {
-    static enum store_status (*const answer[])(struct sqlite_query *, struct sqlite_request *) = {
-        [SQLITE_QUERY_HIGHEST] = highest, [SQLITE_QUERY_FIND] = find,   [SQLITE_QUERY_RESOLVE] = resolve,
-        [SQLITE_QUERY_PAGE] = page,       [SQLITE_QUERY_ROOMS] = rooms,
+    static enum store_status (*const answer[])(struct sqlite_query *, struct store_request *) = {
+        [STORE_READ_HIGHEST] = highest, [STORE_READ_FIND] = find,   [STORE_READ_RESOLVE] = resolve,
+        [STORE_READ_PAGE] = page,       [STORE_READ_ROOMS] = rooms,
     };
 
     request->status = answer[request->kind](query, request);

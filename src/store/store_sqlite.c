@@ -1,36 +1,30 @@
-/* store_sqlite.c - store.h on one SQLite database: waiters, reader and writer, put together on the loop. */
+/* store_sqlite.c - store.h on one SQLite database: the ring's waiters, reader and writer, put together on the loop. */
 #include "chatd/store_sqlite.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "chatd/clock.h"
-#include "chatd/metrics.h"
-#include "sqlite_reader.h"
+#include "sqlite_batch.h"
+#include "sqlite_query.h"
 #include "sqlite_schema.h"
-#include "sqlite_waiters.h"
-#include "sqlite_writer.h"
+#include "store_ring.h"
+#include "store_writer.h"
 
 enum {
     ANSWERS_PER_TURN = 256, /* so that a busy reader can't keep the loop from its clients */
-    STORE_STALL_MS = 10000, /* a writer not seen at work for so long, with messages waiting, has failed */
+    SQLITE_RETRY_MOST_MS = 2000,
 };
 
 struct store_sqlite {
     struct store store; /* first: ops get a pointer to it */
-    struct ring *ring;
-    struct sqlite_writer *writer;
-    struct sqlite_reader *reader;
-    struct sqlite_waiters waiters;
-    uint64_t awaited; /* what ring_await was told */
-    bool closing;
+    struct store_ring waiting;
+    struct store_writer *writer;
+    struct store_reader *reader;
     uv_async_t async; /* answers are there, or a position is committed already */
+    char data_dir[PATH_MAX];
 };
-
-static const struct text NO_TEXT = {NULL, 0};
 
 static struct store_sqlite *self_of(struct store *store)
 {
@@ -47,203 +41,97 @@ int store_sqlite_new_life(const char *data_dir, char error[RING_ERROR_MAX])
     return sqlite_schema_new_life(data_dir, error);
 }
 
-/* Asks to be woken for the lowest position. A position that is committed already is seen to in the next turn
- * of the loop. */
-static void await_first(struct store_sqlite *self)
-{
-    const struct sqlite_waiter *first = sqlite_waiters_first(&self->waiters);
-    uint64_t position = first != NULL ? first->position : 0;
+/* ---- what the threads call ---- */
 
-    metrics_set(ack_queue, self->waiters.count);
-    if (position == self->awaited || self->closing)
-        return;
-    self->awaited = position;
-    if (ring_await(self->ring, position))
-        uv_async_send(&self->async);
+static int open_batch(void *arg, struct ring *ring, void **connection, char error[RING_ERROR_MAX])
+{
+    struct store_sqlite *self = arg;
+    struct sqlite_batch *batch = NULL;
+    int status = sqlite_batch_open(&batch, ring, self->data_dir, error);
+
+    *connection = batch;
+    return status;
 }
+
+static int run_batch(void *connection, struct ring *ring, uint64_t *position, uint32_t *messages,
+                     char error[RING_ERROR_MAX])
+{
+    return sqlite_batch_run(connection, ring, position, messages, error);
+}
+
+static void checkpoint(void *connection)
+{
+    sqlite_batch_checkpoint(connection);
+}
+
+static void close_batch(void *connection)
+{
+    sqlite_batch_close(connection);
+}
+
+static int answer(void *arg, void **connection, struct store_request *request, char error[RING_ERROR_MAX])
+{
+    struct store_sqlite *self = arg;
+    struct sqlite_query *query = *connection;
+    int status = query ? 0 : sqlite_query_open(&query, self->data_dir, error);
+
+    *connection = query;
+    return status != 0 ? status : sqlite_query_run(query, request, error);
+}
+
+static void close_query(void *connection)
+{
+    sqlite_query_close(connection);
+}
+
+/* ---- the interface ---- */
 
 static void commit(struct store *store, const struct message *message, store_on_number *done, void *arg)
 {
-    struct store_sqlite *self = self_of(store);
-
-    sqlite_waiters_add(&self->waiters, message, done, arg);
-    await_first(self);
-}
-
-/* The record is overwritten; its row says under which number it stands. */
-static void resolve(struct store_sqlite *self, const struct sqlite_waiter *waiter)
-{
-    struct sqlite_request *request =
-        sqlite_reader_request(self->reader, SQLITE_QUERY_RESOLVE, waiter->room, waiter->user, waiter->key);
-
-    request->seq = waiter->seq;
-    memcpy(request->uid, waiter->uid, MESSAGE_UID_SIZE);
-    request->done.number = waiter->done;
-    request->arg = waiter->arg;
-    sqlite_reader_submit(self->reader, request);
+    store_ring_commit(&self_of(store)->waiting, message, done, arg);
 }
 
 void store_sqlite_on_committed(void *arg)
 {
     struct store_sqlite *self = arg;
-    struct sqlite_waiter *first;
 
-    self->awaited = 0; /* the bus has forgotten it when it calls */
-    while ((first = sqlite_waiters_first(&self->waiters)) != NULL) {
-        uint64_t position = first->position, seq = 0;
-        enum ring_outcome outcome = ring_outcome(self->ring, &position, first->uid, &seq);
-        store_on_number *done = first->done;
-        void *done_arg = first->arg;
-
-        if (outcome == RING_WAITING) {
-            if (position == first->position)
-                break;
-            first->position = position;
-            sqlite_waiters_first_moved(&self->waiters);
-            continue;
-        }
-        sqlite_waiters_take(&self->waiters);
-        if (outcome == RING_LAPPED)
-            resolve(self, first);
-        sqlite_waiters_recycle(&self->waiters, first);
-        if (outcome == RING_STORED)
-            done(done_arg, STORE_OK, seq);
-    }
-    await_first(self);
+    store_ring_on_committed(&self->waiting);
 }
 
 static void highest(struct store *store, struct text room, store_on_number *done, void *arg)
 {
-    struct store_sqlite *self = self_of(store);
-    struct sqlite_request *request =
-        sqlite_reader_request(self->reader, SQLITE_QUERY_HIGHEST, room, NO_TEXT, NO_TEXT);
-
-    request->done.number = done;
-    request->arg = arg;
-    sqlite_reader_submit(self->reader, request);
+    store_reader_highest(self_of(store)->reader, room, done, arg);
 }
 
-static void find(struct store *store, struct text room, struct text user, struct text key,
+static void find(struct store *store, struct text room, struct text user, struct text key, const uint8_t *uid,
                  store_on_number *done, void *arg)
 {
-    struct store_sqlite *self = self_of(store);
-    struct sqlite_request *request = sqlite_reader_request(self->reader, SQLITE_QUERY_FIND, room, user, key);
-
-    request->done.number = done;
-    request->arg = arg;
-    sqlite_reader_submit(self->reader, request);
+    store_reader_find(self_of(store)->reader, room, user, key, uid, done, arg);
 }
 
 static void page(struct store *store, struct text room, uint64_t above, uint64_t upto, uint32_t limit,
                  store_on_page *done, void *arg)
 {
-    struct store_sqlite *self = self_of(store);
-    struct sqlite_request *request =
-        sqlite_reader_request(self->reader, SQLITE_QUERY_PAGE, room, NO_TEXT, NO_TEXT);
-
-    request->above = above;
-    request->upto = upto;
-    request->limit = limit;
-    request->done.page = done;
-    request->arg = arg;
-    sqlite_reader_submit(self->reader, request);
+    store_reader_page(self_of(store)->reader, room, above, upto, limit, done, arg);
 }
 
 static void rooms(struct store *store, uint32_t limit, store_on_rooms *done, void *arg)
 {
-    struct store_sqlite *self = self_of(store);
-    struct sqlite_request *request =
-        sqlite_reader_request(self->reader, SQLITE_QUERY_ROOMS, NO_TEXT, NO_TEXT, NO_TEXT);
-
-    request->limit = limit;
-    request->done.rooms = done;
-    request->arg = arg;
-    sqlite_reader_submit(self->reader, request);
+    store_reader_rooms(self_of(store)->reader, limit, done, arg);
 }
 
-/* Writing is the host's business and reading this worker's: either can fail alone. */
 static void health(struct store *store, struct store_health *health)
 {
-    struct store_sqlite *self = self_of(store);
-    uint64_t committed = ring_committed(self->ring), head = ring_head(self->ring);
-    int64_t stalled_ms = ring_stalled_ms(self->ring);
-
-    _Static_assert(sizeof(health->error) == RING_ERROR_MAX, "an error of the ring is an error of the store");
-    memset(health, 0, sizeof(*health));
-    health->queued_bytes = head > committed ? head - committed : 0;
-    health->ok = ring_report_get(self->ring, health->error, &health->since_ms) &&
-                 sqlite_reader_works(self->reader, health->error, &health->since_ms);
-    if (health->ok && stalled_ms > STORE_STALL_MS) {
-        health->ok = false;
-        health->since_ms = clock_wall_ms() - stalled_ms;
-        snprintf(health->error, sizeof(health->error),
-                 "nothing was stored for %lld s: the disk does not answer", (long long)(stalled_ms / 1000));
-    }
-}
-
-static void deliver_rooms(const struct sqlite_request *request)
-{
-    uint32_t count = request->status == STORE_OK ? request->page.count : 0;
-    struct text *names = calloc(count + 1, sizeof(*names));
-    uint64_t *numbers = calloc(count + 1, sizeof(*numbers));
-
-    if (names == NULL || numbers == NULL)
-        abort();
-    for (uint32_t i = 0; i < count; i++) {
-        const struct page_entry *entry = &request->page.entries[i];
-
-        names[i] = (struct text){request->page.bytes.data + entry->offset, entry->length};
-        numbers[i] = entry->seq;
-    }
-    request->done.rooms(request->arg, request->status, names, numbers, count);
-    free(names);
-    free(numbers);
-}
-
-static void deliver(struct sqlite_request *request)
-{
-    switch (request->kind) {
-    case SQLITE_QUERY_RESOLVE:
-        /* For a commit there is stored and not known to be stored. */
-        if (request->status != STORE_OK)
-            request->status = STORE_FAILED;
-        /* fall through */
-    case SQLITE_QUERY_HIGHEST:
-    case SQLITE_QUERY_FIND:
-        request->done.number(request->arg, request->status, request->number);
-        break;
-    case SQLITE_QUERY_PAGE:
-        if (request->status != STORE_OK)
-            page_clear(&request->page);
-        request->done.page(request->arg, request->status, &request->page, request->more);
-        break;
-    case SQLITE_QUERY_ROOMS:
-        deliver_rooms(request);
-        break;
-    }
-}
-
-/* At most `most` answers; true when there may be more. */
-static bool deliver_some(struct store_sqlite *self, int most)
-{
-    for (int i = 0; i < most; i++) {
-        struct sqlite_request *request = sqlite_reader_take(self->reader);
-
-        if (request == NULL)
-            return false;
-        deliver(request);
-        sqlite_reader_recycle(self->reader, request);
-    }
-    return true;
+    store_ring_health(&self_of(store)->waiting, health);
 }
 
 static void on_async(uv_async_t *async)
 {
     struct store_sqlite *self = async->data;
 
-    if (deliver_some(self, ANSWERS_PER_TURN))
+    if (store_reader_deliver(self->reader, ANSWERS_PER_TURN))
         uv_async_send(&self->async);
-    store_sqlite_on_committed(self);
+    store_ring_on_committed(&self->waiting);
 }
 
 static void on_ready(void *arg)
@@ -265,17 +153,24 @@ static const struct store_ops OPS = {
 int store_sqlite_new(struct store **store, uv_loop_t *loop, struct ring *ring, const char *data_dir)
 {
     struct store_sqlite *self = calloc(1, sizeof(*self));
-    int status;
+    struct store_source source = {.arg = self, .answer = answer, .close = close_query, .threads = 1};
+    struct store_target target = {.arg = self, .open = open_batch, .run = run_batch, .tidy = checkpoint,
+                                  .close = close_batch, .batch_messages = SQLITE_BATCH_MESSAGES,
+                                  .retry_most_ms = SQLITE_RETRY_MOST_MS};
+    int status = -ENAMETOOLONG;
 
-    if (self == NULL)
+    if (!self)
         return -ENOMEM;
+    if (strlen(data_dir) >= sizeof(self->data_dir))
+        goto fail;
+    memcpy(self->data_dir, data_dir, strlen(data_dir) + 1);
     self->store.ops = &OPS;
-    self->ring = ring;
     self->async.data = self;
-    status = sqlite_reader_start(&self->reader, data_dir, on_ready, self);
+    status = store_reader_start(&self->reader, &source, on_ready, self);
     if (status != 0)
         goto fail;
-    status = sqlite_writer_start(&self->writer, ring, data_dir);
+    store_ring_init(&self->waiting, ring, self->reader, &self->async);
+    status = store_writer_start(&self->writer, ring, &target);
     if (status != 0)
         goto fail_reader;
     /* Last, because a handle that a loop knows can't be taken back at once; nothing sends to it before there
@@ -287,10 +182,10 @@ int store_sqlite_new(struct store **store, uv_loop_t *loop, struct ring *ring, c
     return 0;
 
 fail_writer:
-    sqlite_writer_stop(self->writer, 0);
+    store_writer_stop(self->writer, 0);
 fail_reader:
-    sqlite_reader_stop(self->reader);
-    sqlite_reader_free(self->reader);
+    store_reader_stop(self->reader);
+    store_reader_free(self->reader);
 fail:
     free(self);
     return status;
@@ -305,22 +200,10 @@ void store_sqlite_close(struct store *store, int patience_ms)
 {
     struct store_sqlite *self = self_of(store);
 
-    self->closing = true;
-    sqlite_writer_stop(self->writer, patience_ms);
-    store_sqlite_on_committed(self);
-    sqlite_reader_stop(self->reader);
-    deliver_some(self, INT_MAX);
-    while (sqlite_waiters_first(&self->waiters) != NULL) {
-        struct sqlite_waiter *waiter = sqlite_waiters_take(&self->waiters);
-        store_on_number *done = waiter->done;
-        void *arg = waiter->arg;
-
-        sqlite_waiters_recycle(&self->waiters, waiter);
-        done(arg, STORE_FAILED, 0);
-    }
-    deliver_some(self, INT_MAX); /* those callbacks may have asked for more */
-    metrics_set(ack_queue, 0);
-    sqlite_waiters_deinit(&self->waiters);
-    sqlite_reader_free(self->reader);
+    store_writer_stop(self->writer, patience_ms);
+    store_ring_on_committed(&self->waiting); /* while there is somebody to ask about what the ring has overwritten */
+    store_reader_stop(self->reader);
+    store_ring_close(&self->waiting);
+    store_reader_free(self->reader);
     uv_close((uv_handle_t *)&self->async, on_closed);
 }

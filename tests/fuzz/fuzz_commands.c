@@ -2,14 +2,22 @@
  * of src/chat on a bus and a store in memory whose answers come late and in any order.
  *
  * An input is lines. `0` to `7` and a text is a message of that connection; 4 to 7 are signed in, in pairs as
- * one user. The others steer the world, most with a letter or digit behind: .  a loop turn ~  everything that
- * waits is answered >  the oldest call of a kind is answered    h  calls of a kind are held, or no longer f
- * calls of a kind fail, or no longer       x  a connection hangs up, and a new one comes r  another worker's
- * message for room "r"    l  what is in the inbox is lost, and on_lost says so d  the same, and nobody says
- * so             w  the window forgets what is stored a  a connection is sent away                o  the bus
- * forgets room "r", if nobody here is in it t  a tick                                   q  a connection's
- * send queue fills, or is empty again Checked: all that is sent are JSON objects, numbers rise one by one for
- * each connection, a leave follows its enter, and in the end nothing is left. */
+ * one user. The others steer the world, most with a letter or digit behind:
+ *
+ *     .  a loop turn                                  ~  everything that waits is answered
+ *     >  the oldest call of a kind is answered        h  calls of a kind are held, or no longer
+ *     f  calls of a kind fail, or no longer           x  a connection hangs up, and a new one comes
+ *     r  another worker's message for room "r"        l  what is in the inbox is lost, and on_lost says so
+ *     d  the same, and nobody says so                 w  the window forgets what is stored
+ *     a  a connection is sent away                    o  the bus forgets room "r", if nobody here is in it
+ *     t  a tick                                       q  a connection's send queue fills, or is empty again
+ *     m  a commit finds its number void               p  what is asked for is pending, or no longer
+ *     s  the store is full, or no longer              b  two seconds pass for every room that is behind
+ *     v  sessions can't be looked up, or again        i  an orphan of room "r" is handed up
+ *     j  a message of it comes from the spool
+ *
+ * Checked: all that is sent are JSON objects, numbers rise one by one for each connection, a leave follows its
+ * enter, and in the end nothing is left. */
 #include "../support/chat_fake.h"
 #include "chatd/log.h"
 
@@ -41,8 +49,9 @@ static void say_bytes(struct world *w, struct conn *conn, const char *text, size
     struct command command;
     struct refusal refusal;
 
-    /* Who asks for no `joined` is not told where the numbers go on. */
-    if (proto_parse(copy, length, &command, &refusal) && command.type == COMMAND_JOIN && !command.id.data)
+    /* Who asks for no `joined` is not told where the numbers go on, and so in the rooms of a session. */
+    if (proto_parse(copy, length, &command, &refusal) &&
+        (command.type == COMMAND_JOIN ? !command.id.data : command.session.data != NULL))
         conn->gaps = true;
     proto_free(&command);
     if (!conn->closing)
@@ -58,7 +67,10 @@ static int failure(enum call_kind kind, unsigned which)
     case CALL_OPEN:
     case CALL_ENTER:
     case CALL_PUBLISH:
-        return BUS_FULL;
+        return which % 2 ? BUS_FULL : BUS_FAILED;
+    case CALL_SUBSCRIBE:
+    case CALL_WINDOW:
+        return BUS_FAILED;
     case CALL_COMMIT:
         return STORE_FAILED;
     case CALL_HIGHEST:
@@ -82,6 +94,32 @@ static void forget_stored(struct world *w)
                 r->window_from = r->records[i].seq + 1;
         }
     }
+}
+
+/* Who is told nothing of it sees numbers missing. */
+static void gaps(struct world *w)
+{
+    for (unsigned i = 0; i < w->conn_count; i++)
+        w->conns[i].gaps = true;
+}
+
+static void on_done(void *arg, enum store_status status, uint64_t seq)
+{
+    (void)arg, (void)status, (void)seq;
+}
+
+static void bring_back(struct world *w, char what, unsigned n)
+{
+    struct fake_room *r = room_of(w, "r");
+    struct message message;
+
+    if (r->record_count == 0)
+        return;
+    message = message_of(r, &r->records[n % r->record_count]);
+    if (what == 'i')
+        w->bus.handler.on_orphan(w->bus.handler.arg, &message, n % 2);
+    else
+        chat_spooled(w->chat, &message, on_done, NULL);
 }
 
 static void steer(struct world *w, char what, unsigned n)
@@ -113,7 +151,7 @@ static void steer(struct world *w, char what, unsigned n)
         break;
     case 'l':
         lose(w);
-        w->bus.handler.on_lost(w->bus.handler.arg);
+        w->bus.handler.on_lost(w->bus.handler.arg, NOBODY);
         break;
     case 'd':
         lose(w);
@@ -134,6 +172,27 @@ static void steer(struct world *w, char what, unsigned n)
         break;
     case 't':
         chat_tick(w->chat);
+        break;
+    case 'm':
+        w->moved++;
+        break;
+    case 'p':
+        w->pending = !w->pending;
+        break;
+    case 's':
+        w->full = !w->full;
+        break;
+    case 'v':
+        w->lost_sessions = !w->lost_sessions;
+        break;
+    case 'b':
+        for (struct room *room = w->chat->rooms; room; room = room->hh.next)
+            room->behind_ms -= 2000;
+        gaps(w);
+        break;
+    case 'i':
+    case 'j':
+        bring_back(w, what, n);
         break;
     }
 }

@@ -109,6 +109,48 @@ async def test_session_of_another_user_is_not_resumed(server2, people):
     assert eve.welcome["resumed"] is False and eve.welcome["user"] == "eve"
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["resumed", "unknown"])
+async def test_commands_sent_behind_the_hello_are_carried_out(server, people, room, known):
+    ana = await people.connect("ana")
+    session = ana.welcome["session"] if known else "never heard of"
+    await ana.close()
+    await ana.connect(hello=False)
+    hello = await ana.start("hello", user="ana", session=session)
+    rest = [
+        await ana.start("join", room=room),
+        await ana.start("message", room=room, text="hi", key="k"),
+        await ana.start("ping"),
+        await ana.start("hello", user="bob"),
+    ]
+    answers = [await asyncio.wait_for(future, 10) for future in [hello, *rest]]
+    assert [a["type"] for a in answers] == ["welcome", "joined", "ack", "pong", "error"]
+    assert answers[0]["resumed"] is known
+    assert answers[4]["code"] == "bad_request"
+
+
+async def test_resumed_session_goes_on_and_its_rooms_can_be_joined_at_once(server, people, room):
+    ana = await people.connect("ana")
+    first = await ana.join(room)
+    ack = await ana.say(room, "before")
+    session = ana.welcome["session"]
+    await ana.close()
+    await ana.connect(session=session)
+    assert ana.welcome["resumed"] is True
+    assert ana.welcome.get("rooms", [room]) == [room]
+    joined = await ana.join(room, since=first["seq"])
+    assert [m["seq"] for m in joined["messages"]] == [ack["seq"]] and joined["complete"] is True
+    assert (await ana.members(room))["count"] == 1
+    await ana.command("leave", room=room)
+    await eventually(ana_is_gone(ana, room), "the room is left")
+
+
+def ana_is_gone(ana, room):
+    async def gone():
+        return (await ana.members(room))["count"] == 0
+
+    return gone
+
+
 COMMANDS = [
     ("join", {"room": "r"}),
     ("message", {"room": "r", "text": "hi"}),

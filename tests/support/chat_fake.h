@@ -27,12 +27,20 @@ HELPER struct world *world_new(void)
                                            .leave = fake_leave,
                                            .count = fake_count,
                                            .members = fake_members,
-                                           .rooms = fake_rooms};
+                                           .rooms = fake_rooms,
+                                           .settle = fake_settle};
     static const struct store_ops store_ops = {.commit = fake_commit,
                                                .highest = fake_highest,
                                                .find = fake_find,
                                                .page = fake_store_page,
-                                               .rooms = fake_store_rooms};
+                                               .rooms = fake_store_rooms,
+                                               .seen = fake_seen,
+                                               .full = fake_full};
+    static const struct sessions_ops sessions_ops = {.start = fake_session_start,
+                                                     .find = fake_session_find,
+                                                     .resume = fake_session_resume,
+                                                     .room = fake_session_room,
+                                                     .keep = fake_session_keep};
     struct world *w = calloc(1, sizeof(*w));
 
     config_defaults(&w->config);
@@ -41,9 +49,10 @@ HELPER struct world *world_new(void)
     w->last_call = &w->calls;
     w->bus.ops = &bus_ops;
     w->store.ops = &store_ops;
-    w->chat = chat_new(&w->config, w->limit, w->key);
+    w->sessions.ops = &sessions_ops;
+    w->chat = chat_new(&w->config, w->limit);
     w->bus.handler = chat_bus_handler(w->chat);
-    chat_connect(w->chat, &w->bus, &w->store);
+    chat_connect(w->chat, &w->bus, &w->store, &w->sessions);
     return w;
 }
 
@@ -169,7 +178,7 @@ HELPER void world_free(struct world *w)
     for (unsigned i = 0; i < w->conn_count; i++)
         hang_up(w, &w->conns[i]);
     settle(w);
-    if (w->chat->rooms || w->chat->dirty)
+    if (w->chat->rooms || w->chat->dirty || w->chat->openings || w->chat->orphans || w->chat->kept)
         abort();
     for (struct fake_room *r = w->rooms, *next; r; r = next) {
         if (r->subscribed || r->member_count > 0)
@@ -185,6 +194,7 @@ HELPER void world_free(struct world *w)
     for (unsigned i = 0; i < w->conn_count; i++)
         buf_deinit(&w->conns[i].got);
     buf_deinit(&w->events);
+    buf_deinit(&w->settled);
     chat_free(w->chat);
     free(w);
 }

@@ -348,8 +348,10 @@ class ChatClient:
         since = view.last
         answer = await self.join(room, since=since)
         if not answer["complete"]:
-            oldest = answer["messages"][0]["seq"] if answer["messages"] else answer["seq"] + 1
-            view.fill([m for m in await self.history(room, since=since) if m["seq"] < oldest])
+            # It may lack the oldest, and some in its middle that were not stored yet.
+            here = {message["seq"] for message in answer["messages"]}
+            missed = await self.history(room, since=since)
+            view.fill([m for m in missed if m["seq"] <= answer["seq"] and m["seq"] not in here])
         return answer
 
 

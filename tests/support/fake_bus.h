@@ -22,6 +22,8 @@ enum call_kind {
     CALL_FIND,
     CALL_PAGE,
     CALL_ROOMS, /* store */
+    CALL_LIST,    /* bus_rooms */
+    CALL_SESSION, /* sessions_find */
     CALL_KINDS
 };
 
@@ -32,7 +34,10 @@ struct call {
     char *key, *event; /* heap: the sanitizers see who reads behind them */
     size_t room_length, user_length, key_length;
     struct text head, tail;
-    bool retry, asked;
+    bool retry, asked, has_uid;
+    uint8_t uid[MESSAGE_UID_SIZE];
+    uint64_t instead_of;
+    bool (*wanted)(void *arg);
     uint64_t above, upto;
     uint32_t limit;
     void (*done)(void);
@@ -43,7 +48,14 @@ struct fake_record {
     uint64_t seq, previous;
     char *event, *key, user[MESSAGE_USER_MAX + 1];
     size_t event_length, key_length, user_length;
+    uint8_t uid[MESSAGE_UID_SIZE];
     bool committed, unseen; /* unseen: still in the worker's inbox */
+};
+
+/* A session that was given out; its token is `s` and its place in the table. */
+struct fake_session {
+    char user[MESSAGE_USER_MAX + 1], rooms[4][MESSAGE_ROOM_MAX + 1]; /* "" where there is none */
+    unsigned resumed, kept;
 };
 
 struct fake_member {
@@ -71,12 +83,20 @@ struct world {
     struct chat *chat;
     struct config config;
     struct limit *limit;
-    uint8_t key[TOKEN_KEY_SIZE];
     struct fake_room *rooms;
     struct call *calls, **last_call;
     bool hold[CALL_KINDS];
     int fails[CALL_KINDS]; /* status to answer with instead, 0 none; for publish BUS_FULL and the like */
     uint64_t conflict;     /* CALL_COMMIT answers with this number when set */
+    uint64_t uids;         /* tried */
+    unsigned moved;        /* so many commits answer STORE_MOVED */
+    bool full, pending;    /* the store's; what the window answers */
+    bool asks;             /* a held publish that nobody wants any more is dropped */
+    struct sessions sessions;
+    struct fake_session table[256]; /* a 257th takes the first one's place */
+    unsigned session_count, seen;
+    bool lost_sessions;    /* look-ups fail */
+    struct buf settled;    /* `room/number ` for each bus_settle, with `as number ` when it is stored under another one */
     struct buf events;     /* passing events not yet handed up: room NUL user NUL length event */
     struct conn conns[64];
     unsigned conn_count;
@@ -136,6 +156,7 @@ static struct fake_record *fake_append(struct fake_room *r, struct text user, st
     buf_deinit(&event);
     record->key = copy_of(key);
     record->key_length = key.length;
+    memcpy(record->uid, &record->seq, sizeof(record->seq)); /* of its own */
     memcpy(record->user, user.data, user.length);
     record->user_length = user.length;
     record->unseen = r->subscribed;
@@ -144,23 +165,30 @@ static struct fake_record *fake_append(struct fake_room *r, struct text user, st
 
 static struct message message_of(struct fake_room *r, const struct fake_record *record)
 {
-    return (struct message){.room = {r->name, r->name_length},
-                            .user = {record->user, record->user_length},
-                            .key = {record->key, record->key_length},
-                            .seq = record->seq,
-                            .previous = record->previous,
-                            .event = {record->event, record->event_length}};
+    struct message message = {.room = {r->name, r->name_length},
+                              .user = {record->user, record->user_length},
+                              .key = {record->key, record->key_length},
+                              .seq = record->seq,
+                              .previous = record->previous,
+                              .time_ms = (int64_t)record->seq,
+                              .event = {record->event, record->event_length}};
+
+    memcpy(message.uid, record->uid, MESSAGE_UID_SIZE);
+    return message;
 }
 
+/* The newest; one that the caller knows to be void counts for nothing. */
 static struct fake_record *by_key(struct fake_room *r, const struct call *c, bool stored)
 {
-    for (size_t i = 0; i < r->record_count && c->key_length > 0; i++) {
-        struct fake_record *record = &r->records[i];
+    for (size_t i = r->record_count; i > 0 && (c->key_length > 0 || c->has_uid); i--) {
+        struct fake_record *record = &r->records[i - 1];
+        bool hit = c->key_length == 0
+                       ? memcmp(record->uid, c->uid, MESSAGE_UID_SIZE) == 0
+                       : same(record->key, record->key_length, (struct text){c->key, c->key_length}) &&
+                             same(record->user, record->user_length, (struct text){c->user, c->user_length});
 
-        if (same(record->key, record->key_length, (struct text){c->key, c->key_length}) &&
-            same(record->user, record->user_length, (struct text){c->user, c->user_length}) &&
-            (stored ? record->committed : record->seq >= r->window_from))
-            return record;
+        if (hit && (stored ? record->committed : record->seq >= r->window_from))
+            return stored || record->seq != c->instead_of ? record : NULL;
     }
     return NULL;
 }
@@ -170,20 +198,25 @@ static void answer_publish(struct world *w, struct fake_room *r, const struct ca
     bus_on_published *done = (bus_on_published *)c->done;
     struct fake_record *record = by_key(r, c, false);
     enum bus_status status = BUS_DUPLICATE;
+    const uint64_t fresh[2] = {++w->uids, 1};
     struct message message = {0};
 
     if (w->fails[CALL_PUBLISH])
         status = (enum bus_status)w->fails[CALL_PUBLISH];
+    else if (w->asks && c->wanted && !c->wanted(c->arg))
+        status = BUS_FAILED;
     else if (!r->open)
         status = BUS_NOT_OPEN;
-    else if (!record && c->retry && c->key_length > 0 && !c->asked)
+    else if (!record && c->retry && (c->key_length > 0 || c->has_uid) && !c->asked)
         status = BUS_NOT_FOUND_IN_WINDOW;
     else if (!record) {
         record = fake_append(r, (struct text){c->user, c->user_length}, (struct text){c->key, c->key_length},
                              c->head, c->tail);
+        memcpy(record->uid, c->has_uid ? c->uid : (const uint8_t *)fresh, MESSAGE_UID_SIZE);
         status = BUS_OK;
     }
-    if (record)
+    memcpy(message.uid, c->has_uid ? c->uid : (const uint8_t *)fresh, MESSAGE_UID_SIZE);
+    if (record && status != BUS_FAILED)
         message = message_of(r, record);
     message.event = (struct text){NULL, 0};
     done(c->arg, status, &message);
@@ -220,9 +253,12 @@ static void answer_page(struct world *w, struct fake_room *r, const struct call 
     enum store_status status = (enum store_status)w->fails[CALL_PAGE];
     uint64_t below;
 
-    if (!stored) {
+    if (!stored && w->fails[CALL_WINDOW]) {
+        ((bus_on_window *)c->done)(c->arg, (enum bus_status)w->fails[CALL_WINDOW], &page, c->upto, false);
+    } else if (!stored) {
         below = r->open ? fake_page(r, c, false, &page, &more) : c->upto;
-        ((bus_on_window *)c->done)(c->arg, r->open ? BUS_OK : BUS_NOT_OPEN, &page, below);
+        ((bus_on_window *)c->done)(c->arg, r->open ? BUS_OK : BUS_NOT_OPEN, &page, below,
+                                   r->open && w->pending);
     } else {
         if (status == STORE_OK)
             fake_page(r, c, true, &page, &more);
@@ -280,6 +316,9 @@ static void answer_number(struct world *w, struct fake_room *r, const struct cal
         for (size_t i = 0; i < r->record_count; i++)
             if (r->records[i].committed)
                 number = r->records[i].seq;
+    } else if (status == STORE_OK && w->moved > 0) {
+        w->moved--;
+        status = STORE_MOVED;
     } else if (status == STORE_OK) {
         number = w->conflict ? w->conflict : c->upto;
         for (size_t i = 0; i < r->record_count; i++)
@@ -303,6 +342,41 @@ static void answer_rooms(struct world *w, const struct call *c)
     ((store_on_rooms *)c->done)(c->arg, status, names, highest, status == STORE_OK ? count : 0);
 }
 
+static void answer_list(struct world *w, const struct call *c)
+{
+    struct bus_room rooms[64];
+    uint32_t count = 0;
+
+    for (struct fake_room *r = w->rooms; r && count < 64; r = r->next)
+        rooms[count++] = (struct bus_room){{r->name, r->name_length}, r->member_count, r->seq};
+    ((bus_on_rooms *)c->done)(c->arg, rooms, count);
+}
+
+/* The token stands in the place of the key. */
+static void answer_session(struct world *w, const struct call *c)
+{
+    struct sessions_found found = {.failed = w->lost_sessions};
+    const struct fake_session *s = NULL;
+    struct text rooms[4];
+
+    for (unsigned i = 0; i < w->session_count && i < 256 && !found.failed; i++) {
+        char token[16];
+
+        snprintf(token, sizeof(token), "s%u", i);
+        if (same(token, strlen(token), (struct text){c->key, c->key_length})) {
+            s = &w->table[i];
+            found.id[0] = (uint8_t)i;
+        }
+    }
+    for (int i = 0; s && i < 4; i++)
+        if (s->rooms[i][0])
+            rooms[found.room_count++] = (struct text){s->rooms[i], strlen(s->rooms[i])};
+    if (s)
+        found.user = (struct text){s->user, strlen(s->user)};
+    found.rooms = rooms;
+    ((sessions_on_found *)c->done)(c->arg, &found);
+}
+
 static void answer_call(struct world *w, const struct call *c)
 {
     struct fake_room *r = fake_room(w, (struct text){c->room, c->room_length});
@@ -316,8 +390,12 @@ static void answer_call(struct world *w, const struct call *c)
         ((void (*)(void *, enum bus_status))c->done)(c->arg, (enum bus_status)w->fails[CALL_OPEN]);
         break;
     case CALL_SUBSCRIBE:
-        r->subscribed = r->open;
-        ((bus_on_subscribed *)c->done)(c->arg, r->open ? BUS_OK : BUS_NOT_OPEN, r->open ? r->seq : 0);
+        r->subscribed = r->open && !w->fails[CALL_SUBSCRIBE];
+        ((bus_on_subscribed *)c->done)(c->arg,
+                                       w->fails[CALL_SUBSCRIBE] ? (enum bus_status)w->fails[CALL_SUBSCRIBE]
+                                       : r->open                ? BUS_OK
+                                                                : BUS_NOT_OPEN,
+                                       r->subscribed ? r->seq : 0);
         break;
     case CALL_PUBLISH:
         answer_publish(w, r, c);
@@ -339,6 +417,12 @@ static void answer_call(struct world *w, const struct call *c)
         break;
     case CALL_ROOMS:
         answer_rooms(w, c);
+        break;
+    case CALL_LIST:
+        answer_list(w, c);
+        break;
+    case CALL_SESSION:
+        answer_session(w, c);
         break;
     case CALL_KINDS:
         break;
@@ -397,7 +481,7 @@ static void make_call(struct world *w, struct call call, struct text room, struc
         c->head.data = c->event;
         c->tail.data = c->event + call.head.length;
     }
-    if (c->kind < CALL_COMMIT && !w->hold[c->kind]) {
+    if ((c->kind < CALL_COMMIT || c->kind > CALL_ROOMS) && !w->hold[c->kind]) {
         answer_call(w, c);
         call_free(c);
         return;
@@ -435,15 +519,30 @@ static void fake_unsubscribe(struct bus *bus, struct text room)
 
 static void fake_publish(struct bus *bus, const struct bus_publish *p, bus_on_published *done, void *arg)
 {
-    make_call((struct world *)bus,
-              (struct call){.kind = CALL_PUBLISH,
-                            .head = p->head,
-                            .tail = p->tail,
-                            .retry = p->retry,
-                            .asked = p->asked,
-                            .done = DONE(done),
-                            .arg = arg},
-              p->room, p->user, p->key);
+    struct call call = {.kind = CALL_PUBLISH,
+                        .head = p->head,
+                        .tail = p->tail,
+                        .retry = p->retry,
+                        .asked = p->asked,
+                        .has_uid = p->uid != NULL,
+                        .instead_of = p->instead_of,
+                        .wanted = p->wanted,
+                        .done = DONE(done),
+                        .arg = arg};
+
+    if (p->uid)
+        memcpy(call.uid, p->uid, MESSAGE_UID_SIZE);
+    make_call((struct world *)bus, call, p->room, p->user, p->key);
+}
+
+static void fake_settle(struct bus *bus, const struct message *m, uint64_t stored)
+{
+    struct buf *settled = &((struct world *)bus)->settled;
+
+    buf_printf(settled, "%.*s/%llu ", (int)m->room.length, m->room.data, (unsigned long long)m->seq);
+    if (stored != m->seq)
+        buf_printf(settled, "as %llu ", (unsigned long long)stored);
+    assert(m->time_ms == (int64_t)m->seq);
 }
 
 static bool fake_emit(struct bus *bus, struct text room, struct text user, struct text event)
@@ -508,11 +607,11 @@ static void fake_members(struct bus *bus, struct text room, uint32_t limit,
               NOBODY, NOBODY);
 }
 
-static void fake_rooms(struct bus *bus, uint32_t limit,
-                       void (*visit)(void *, struct text, uint32_t, uint64_t), void *arg)
+static void fake_rooms(struct bus *bus, uint32_t limit, bus_on_rooms *done, void *arg)
 {
-    for (struct fake_room *r = ((struct world *)bus)->rooms; r && limit > 0; r = r->next, limit--)
-        visit(arg, (struct text){r->name, r->name_length}, r->member_count, r->seq);
+    (void)limit;
+    make_call((struct world *)bus, (struct call){.kind = CALL_LIST, .done = DONE(done), .arg = arg}, NOBODY,
+              NOBODY, NOBODY);
 }
 
 static void fake_commit(struct store *store, const struct message *m, store_on_number *done, void *arg)
@@ -529,10 +628,24 @@ static void fake_highest(struct store *store, struct text room, store_on_number 
 }
 
 static void fake_find(struct store *store, struct text room, struct text user, struct text key,
-                      store_on_number *done, void *arg)
+                      const uint8_t *uid, store_on_number *done, void *arg)
 {
-    make_call(world_of_store(store), (struct call){.kind = CALL_FIND, .done = DONE(done), .arg = arg}, room,
-              user, key);
+    struct call call = {.kind = CALL_FIND, .has_uid = uid != NULL, .done = DONE(done), .arg = arg};
+
+    if (uid)
+        memcpy(call.uid, uid, MESSAGE_UID_SIZE);
+    make_call(world_of_store(store), call, room, user, key);
+}
+
+static void fake_seen(struct store *store, struct text user)
+{
+    assert(user.length > 0);
+    world_of_store(store)->seen++;
+}
+
+static bool fake_full(struct store *store)
+{
+    return world_of_store(store)->full;
 }
 
 static void fake_store_page(struct store *store, struct text room, uint64_t above, uint64_t upto,
@@ -550,6 +663,66 @@ static void fake_store_rooms(struct store *store, uint32_t limit, store_on_rooms
     (void)limit;
     make_call(world_of_store(store), (struct call){.kind = CALL_ROOMS, .done = DONE(done), .arg = arg},
               NOBODY, NOBODY, NOBODY);
+}
+
+static struct world *world_of_sessions(struct sessions *sessions)
+{
+    return (struct world *)((char *)sessions - offsetof(struct world, sessions));
+}
+
+static struct fake_session *fake_session(struct sessions *sessions, struct text user, const uint8_t *id)
+{
+    struct fake_session *s = &world_of_sessions(sessions)->table[id[0]];
+
+    assert(world_of_sessions(sessions)->session_count > 256 || same(s->user, strlen(s->user), user));
+    return s;
+}
+
+static void fake_session_resume(struct sessions *sessions, struct text user, const uint8_t *id, char *token)
+{
+    fake_session(sessions, user, id)->resumed++;
+    snprintf(token, SESSIONS_TOKEN_MAX, "s%d", id[0]);
+}
+
+static void fake_session_start(struct sessions *sessions, struct text user, uint8_t *id, char *token)
+{
+    struct world *w = world_of_sessions(sessions);
+
+    memset(id, 0, SESSIONS_ID_SIZE);
+    id[0] = (uint8_t)w->session_count++;
+    w->table[id[0]] = (struct fake_session){0};
+    snprintf(w->table[id[0]].user, sizeof(w->table[0].user), "%.*s", (int)user.length, user.data);
+    snprintf(token, SESSIONS_TOKEN_MAX, "s%d", id[0]);
+}
+
+static void fake_session_find(struct sessions *sessions, struct text token, sessions_on_found *done,
+                              void *arg)
+{
+    make_call(world_of_sessions(sessions),
+              (struct call){.kind = CALL_SESSION, .done = DONE(done), .arg = arg}, NOBODY, NOBODY, token);
+}
+
+static void fake_session_room(struct sessions *sessions, struct text user, const uint8_t *id,
+                              struct text room, bool in)
+{
+    struct fake_session *s = fake_session(sessions, user, id);
+    char name[MESSAGE_ROOM_MAX + 1];
+    char *place = NULL;
+
+    snprintf(name, sizeof(name), "%.*s", (int)room.length, room.data);
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(s->rooms[i], name) == 0)
+            s->rooms[i][0] = 0;
+        if (s->rooms[i][0] == 0 && !place)
+            place = s->rooms[i];
+    }
+    if (in && place)
+        memcpy(place, name, sizeof(name));
+}
+
+static void fake_session_keep(struct sessions *sessions, struct text user, const uint8_t *id)
+{
+    fake_session(sessions, user, id)->kept++;
 }
 
 #endif

@@ -89,10 +89,20 @@ static void describe_list(struct buf *out, const json_t *message)
     buf_add_literal(out, "]");
 }
 
-/* One word per message, so that a test can say in one line what a connection must have got:
- * m7 | joined=57[56 57] (`...` behind an incomplete one) | ack=58 | error=code (`+` with retry_ms) |
- * join:ana/2 | leave:ana/1 | count/201 | on:ana | off:ana | history[1 2] (`...` with more) | any other type
- * by its name. An id stands behind as #id; messages of one frame are tied by `+`. */
+static void describe_rooms(struct buf *out, const json_t *message)
+{
+    const json_t *list = json_object_get(message, "rooms"), *one;
+    size_t i;
+
+    json_array_foreach(list, i, one) buf_printf(out, "%s%s", i > 0 ? " " : "[", json_string_value(one));
+    buf_add_string(out, list ? "]" : "");
+}
+
+/* One word per message, so that a test can say in one line what a connection must have got: m7 |
+ * joined=57[56 57] (`...` behind an incomplete one) | ack=58 | error=code (`+` with retry_ms) | join:ana/2
+ * | leave:ana/1 | count/201 | on:ana | off:ana | history[1 2] (`...` with more) | welcome, when it resumes
+ * rooms welcome[r s] | any other type by its name. An id stands behind as #id; messages of one frame are
+ * tied by `+`. */
 static void describe(struct buf *out, const json_t *m)
 {
     const char *type = member_text(m, "type");
@@ -118,8 +128,11 @@ static void describe(struct buf *out, const json_t *m)
     else if (strcmp(type, "typing") == 0)
         buf_printf(out, "%s:%s", json_is_true(json_object_get(m, "on")) ? "on" : "off",
                    member_text(m, "user"));
-    else
+    else {
         buf_add_string(out, type);
+        if (strcmp(type, "welcome") == 0)
+            describe_rooms(out, m);
+    }
     if (id)
         buf_printf(out, "#%s", id);
     free(id);

@@ -82,11 +82,13 @@ static inline void on_listed(void *arg, uint32_t count, const struct text *users
     }
 }
 
-static inline void on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below)
+static inline void on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below,
+                             bool pending)
 {
     struct answer *answer = arg;
 
     on_status(arg, status);
+    assert_false(pending);
     answer->below = below;
     answer->count = page->count;
     for (uint32_t i = 0; i < page->count && i < 256; i++) {
@@ -101,15 +103,20 @@ static inline void on_window(void *arg, enum bus_status status, const struct pag
     }
 }
 
-static inline void on_room(void *arg, struct text room, uint32_t members, uint64_t seq)
+static inline void on_rooms(void *arg, const struct bus_room *rooms, uint32_t count)
 {
     struct answer *answer = arg;
 
-    assert_true(answer->count < 256 && room.length < sizeof(answer->names[0]));
-    memcpy(answer->names[answer->count], room.data, room.length);
-    answer->names[answer->count][room.length] = 0;
-    answer->members = members;
-    answer->seqs[answer->count++] = seq;
+    answer->calls++;
+    answer->count = count;
+    assert_true(count <= 256);
+    for (uint32_t i = 0; i < count; i++) {
+        assert_true(rooms[i].name.length < sizeof(answer->names[0]));
+        memcpy(answer->names[i], rooms[i].name.data, rooms[i].name.length);
+        answer->names[i][rooms[i].name.length] = 0;
+        answer->members = rooms[i].members;
+        answer->seqs[i] = rooms[i].seq;
+    }
 }
 
 /* --- A worker --- */
@@ -117,7 +124,13 @@ static inline void on_room(void *arg, struct text room, uint32_t members, uint64
 static inline struct answer publish_as(struct worker *w, const char *room, const char *user, struct text key,
                                        const char *tail, bool retry, bool asked)
 {
-    struct bus_publish publish = {text(room), text(user), key, text("{\"n\":"), text(tail), retry, asked};
+    struct bus_publish publish = {.room = text(room),
+                                  .user = text(user),
+                                  .key = key,
+                                  .head = text("{\"n\":"),
+                                  .tail = text(tail),
+                                  .retry = retry,
+                                  .asked = asked};
     struct answer answer = {0};
 
     bus_publish(w->bus, &publish, on_published, &answer);
@@ -152,8 +165,9 @@ static void on_event(void *arg, struct text room, struct text user, struct text 
     snprintf(w->last_event, sizeof(w->last_event), "%.*s", (int)event.length, event.data);
 }
 
-static void on_lost(void *arg)
+static void on_lost(void *arg, struct text room)
 {
+    assert_int_equal(room.length, 0);
     ((struct worker *)arg)->lost++;
 }
 
@@ -165,6 +179,12 @@ static void on_gone(void *arg, struct text room, struct text user, uint32_t memb
     w->left = members;
     snprintf(w->last_gone, sizeof(w->last_gone), "%.*s/%.*s", (int)room.length, room.data, (int)user.length,
              user.data);
+}
+
+static void on_orphan(void *arg, const struct message *message, bool stands)
+{
+    (void)arg, (void)message, (void)stands;
+    fail_msg("the ring has no orphans");
 }
 
 static void on_committed(void *arg)
@@ -179,7 +199,7 @@ static void on_tick(uv_timer_t *timer)
 
 static inline void attach(struct worker *w)
 {
-    const struct bus_handler handler = {w, on_record, on_event, on_lost, on_gone};
+    const struct bus_handler handler = {w, on_record, on_event, on_lost, on_gone, on_orphan};
 
     assert_int_equal(bus_log_new(&w->bus, &w->loop, w->ring, &handler, on_committed, w), 0);
 }

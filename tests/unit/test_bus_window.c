@@ -176,17 +176,74 @@ static void test_rooms_with_members_come_first(void **state)
     }
     enter(&pair->a, "r150", "ann");
     publish(&pair->a, "r150", "}");
-    bus_rooms(pair->b.bus, 1, on_room, &answer);
+    bus_rooms(pair->b.bus, 1, on_rooms, &answer);
     assert_int_equal(answer.count, 1);
     assert_string_equal(answer.names[0], "r150");
     assert_int_equal(answer.members, 1);
     assert_int_equal(answer.seqs[0], 1 << 20);
     answer = (struct answer){0};
-    bus_rooms(pair->b.bus, 250, on_room, &answer);
+    bus_rooms(pair->b.bus, 250, on_rooms, &answer);
     assert_int_equal(answer.count, 200);
     answer = (struct answer){0};
-    bus_rooms(pair->b.bus, 0, on_room, &answer);
+    bus_rooms(pair->b.bus, 0, on_rooms, &answer);
+    assert_int_equal(answer.calls, 1);
     assert_int_equal(answer.count, 0);
+}
+
+static struct answer publish_again(struct worker *w, struct text key, const uint8_t *uid, uint64_t instead_of)
+{
+    struct bus_publish publish = {.room = text("lobby"),
+                                  .user = text("ann"),
+                                  .key = key,
+                                  .head = text("{\"n\":"),
+                                  .tail = text("}"),
+                                  .uid = uid,
+                                  .asked = true,
+                                  .retry = true,
+                                  .instead_of = instead_of};
+    struct answer answer = {0};
+
+    bus_publish(w->bus, &publish, on_published, &answer);
+    assert_int_equal(answer.calls, 1);
+    return answer;
+}
+
+static void test_what_is_published_again_keeps_its_uid_and_gets_another_number(void **state)
+{
+    static const uint8_t uid[MESSAGE_UID_SIZE] = "0123456789abcde";
+    struct pair *pair = *state;
+    uint8_t tried[MESSAGE_UID_SIZE];
+    struct answer first, answer;
+
+    answer = publish_again(&pair->a, text("k"), NULL, 0);
+    assert_int_equal(answer.status, BUS_NOT_OPEN);
+    memcpy(tried, answer.message.uid, sizeof(tried));
+    open_it(&pair->a, "lobby");
+    first = publish(&pair->a, "lobby", "}");
+    assert_memory_not_equal(first.message.uid, tried, sizeof(tried));
+    first = publish_as(&pair->a, "lobby", "ann", text("k"), "}", false, false);
+    answer = publish_again(&pair->b, text("k"), uid, 0);
+    assert_int_equal(answer.status, BUS_DUPLICATE);
+    assert_int_equal(answer.message.seq, first.message.seq);
+    assert_memory_equal(answer.message.uid, first.message.uid, MESSAGE_UID_SIZE);
+    answer = publish_again(&pair->b, text("k"), uid, first.message.seq);
+    assert_int_equal(answer.status, BUS_OK);
+    assert_int_equal(answer.message.seq, first.message.seq + 1);
+    assert_memory_equal(answer.message.uid, uid, MESSAGE_UID_SIZE);
+    answer = publish_again(&pair->a, text("k"), NULL, first.message.seq);
+    assert_int_equal(answer.status, BUS_DUPLICATE);
+    assert_memory_equal(answer.message.uid, uid, MESSAGE_UID_SIZE);
+}
+
+static void test_the_bus_of_one_host_is_always_well(void **state)
+{
+    struct pair *pair = *state;
+    struct bus_health health = {.ok = false, .since_ms = 1, .error = "x"};
+
+    bus_health(pair->a.bus, &health);
+    assert_true(health.ok);
+    assert_int_equal(health.since_ms, 0);
+    assert_string_equal(health.error, "");
 }
 
 /* 25,000 users on two workers in one room: names are found without looking at all of them. */
@@ -231,6 +288,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_void_numbers_are_left_out_of_the_window, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_user_on_two_workers_is_one_member, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_rooms_with_members_come_first, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_what_is_published_again_keeps_its_uid_and_gets_another_number,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_the_bus_of_one_host_is_always_well, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_large_room_is_listed_fast, set_up_large, tear_down),
     };
 

@@ -44,7 +44,7 @@ static void test_hello_comes_first_and_once_and_may_be_repeated_when_refused(voi
     world_free(w);
 }
 
-static char session_token[TOKEN_MAX];
+static char session_token[SESSIONS_TOKEN_MAX];
 static bool resumed;
 
 static void keep_token(struct conn *conn, const json_t *message)
@@ -113,6 +113,79 @@ static void test_a_message_that_the_bus_cannot_take_is_seen_by_nobody(void **sta
     settle(w);
     assert_string_equal(got(ana), "error=overloaded+#3 error=overloaded+");
     assert_string_equal(got(bob), "");
+    world_free(w);
+}
+
+static void test_a_message_that_the_store_has_no_place_for_is_seen_by_nobody(void **state)
+{
+    struct conn *ana, *zoe;
+    struct world *w = world_with(&ana);
+
+    (void)state;
+    zoe = sign_in(w, "zoe");
+    say(w, zoe, JOIN);
+    turn(w);
+    got(zoe), got(ana);
+    w->config.message_rate_limit = (struct config_rate){1, 60000};
+    w->full = true;
+    say(w, zoe, SAY);
+    settle(w);
+    assert_string_equal(got(zoe), "error=overloaded+#3");
+    assert_string_equal(got(ana), "");
+    assert_int_equal(room_of(w, "r")->record_count, 0);
+    w->full = false;
+    say(w, zoe, SAY); /* and it cost no token */
+    settle(w);
+    assert_string_equal(got(zoe), "m1 ack=1#3");
+    world_free(w);
+}
+
+static void test_a_message_that_nobody_wants_any_more_is_dropped_while_it_is_unwritten(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(&ana);
+
+    (void)state;
+    w->asks = w->hold[CALL_PUBLISH] = true;
+    say(w, ana, SAY);
+    hang_up(w, ana);
+    settle(w);
+    assert_int_equal(room_of(w, "r")->record_count, 0);
+    world_free(w);
+}
+
+/* After a failover everybody writes to a room that is to be opened again. */
+static void test_all_who_wait_for_a_room_share_its_opening(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(&ana);
+
+    (void)state;
+    w->hold[CALL_OPEN] = true;
+    room_of(w, "r")->open = false;
+    say(w, ana, SAY);
+    say(w, ana, SAY);
+    assert_int_equal(waiting(w, CALL_HIGHEST), 1);
+    assert_true(let_go(w, CALL_HIGHEST));
+    say(w, ana, SAY);
+    assert_int_equal(waiting(w, CALL_KINDS), 1);
+    assert_true(let_go(w, CALL_OPEN));
+    settle(w);
+    assert_string_equal(got(ana), "m1+m2+m3 ack=1#3 ack=2#3 ack=3#3");
+    world_free(w);
+}
+
+static void test_a_room_that_does_not_stay_open_is_given_up(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(&ana);
+
+    (void)state;
+    w->fails[CALL_PUBLISH] = BUS_NOT_OPEN;
+    say(w, ana, SAY);
+    settle(w);
+    assert_string_equal(got(ana), "error=unavailable+#3");
+    assert_int_equal(room_of(w, "r")->record_count, 0);
     world_free(w);
 }
 
@@ -240,6 +313,22 @@ static void test_a_publish_fails_at_each_step_that_can(void **state)
         assert_non_null(strstr(got(ana), "+#4"));
         world_free(w);
     }
+}
+
+/* A first try that got through is found by its uid when its answer was another. */
+static void test_each_try_of_a_message_has_the_same_uid(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_at_step(0, &ana);
+    const struct fake_record *record;
+
+    (void)state;
+    settle(w);
+    record = room_of(w, "r")->records;
+    assert_string_equal(got(ana), "m1 ack=1#4");
+    assert_int_equal(w->uids, 3); /* tries: not open, not in the window, done */
+    assert_int_equal(record->uid[0], 1);
+    world_free(w);
 }
 
 /* Numbers that members were given aren't given again, though the store hasn't got them yet. */
@@ -397,12 +486,17 @@ int main(void)
         cmocka_unit_test(test_the_session_of_welcome_resumes_its_user_only),
         cmocka_unit_test(test_the_ack_waits_for_the_store_and_the_message_does_not),
         cmocka_unit_test(test_a_message_that_the_bus_cannot_take_is_seen_by_nobody),
+        cmocka_unit_test(test_a_message_that_the_store_has_no_place_for_is_seen_by_nobody),
+        cmocka_unit_test(test_a_message_that_nobody_wants_any_more_is_dropped_while_it_is_unwritten),
+        cmocka_unit_test(test_all_who_wait_for_a_room_share_its_opening),
+        cmocka_unit_test(test_a_room_that_does_not_stay_open_is_given_up),
         cmocka_unit_test(test_a_key_that_was_stored_before_is_acknowledged_under_its_number),
         cmocka_unit_test(test_a_retry_is_found_in_the_window_in_the_store_or_is_new),
         cmocka_unit_test(test_a_retry_gets_no_number_while_the_store_cannot_say),
         cmocka_unit_test(test_first_attempt_and_retry_become_one_message),
         cmocka_unit_test(test_a_publish_goes_on_when_its_connection_is_gone),
         cmocka_unit_test(test_a_publish_fails_at_each_step_that_can),
+        cmocka_unit_test(test_each_try_of_a_message_has_the_same_uid),
         cmocka_unit_test(test_a_room_is_opened_anew_above_what_was_seen_here),
         cmocka_unit_test(test_what_is_wrong_with_a_message_is_said),
         cmocka_unit_test(test_rates_are_limited_and_say_when_to_come_back),

@@ -75,10 +75,11 @@ static void test_a_room_that_cannot_open_sends_everybody_away_and_is_freed(void 
         {CALL_HIGHEST, STORE_FAILED, "error=unavailable+#1"},
         {CALL_HIGHEST, STORE_BUSY, "error=overloaded+#1"},
         {CALL_OPEN, BUS_FULL, "error=overloaded+#1"},
+        {CALL_OPEN, BUS_FAILED, "error=unavailable+#1"},
     };
 
     (void)state;
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct world *w = world_new();
         struct conn *ana = sign_in(w, "ana"), *bob = sign_in(w, "bob"), *eve = sign_in(w, "eve");
 
@@ -183,7 +184,9 @@ static void test_leave_and_join_again_at_each_step_of_a_join(void **state)
 
 static void test_a_join_fails_at_each_step_that_can(void **state)
 {
-    static const int statuses[CALL_KINDS] = {[CALL_HIGHEST] = STORE_FAILED,
+    static const int statuses[CALL_KINDS] = {[CALL_SUBSCRIBE] = BUS_FAILED,
+                                             [CALL_WINDOW] = BUS_FAILED,
+                                             [CALL_HIGHEST] = STORE_FAILED,
                                              [CALL_OPEN] = BUS_FULL,
                                              [CALL_ENTER] = BUS_FULL,
                                              [CALL_PAGE] = STORE_FAILED};
@@ -298,6 +301,68 @@ static void test_recent_stays_recent_when_messages_come_during_the_look_up(void 
     turn(w);
     settle(w);
     assert_string_equal(got(ana), "joined=12[10 11 12]#1");
+    world_free(w);
+}
+
+/* A room so busy that each look-up finds it further on: the client pages the rest. */
+static void test_a_join_gives_up_after_ten_rounds(void **state)
+{
+    struct world *w = world_with(10, 1);
+    struct conn *ana = sign_in(w, "ana"), *bob = sign_in(w, "bob");
+    char expected[256] = "joined=20[";
+
+    (void)state;
+    say(w, bob, JOIN);
+    w->hold[CALL_WINDOW] = true;
+    say(w, ana, JOIN_SINCE(5));
+    for (int i = 0; i < 10; i++) {
+        fill(w, "r", 1);
+        turn(w);
+        assert_string_equal(got(ana), "");
+        assert_true(let_go(w, CALL_WINDOW));
+    }
+    for (int seq = 6; seq <= 19; seq++)
+        snprintf(expected + strlen(expected), sizeof(expected) - strlen(expected), "%s%d", seq > 6 ? " " : "",
+                 seq);
+    strcat(expected, "]...#1");
+    assert_string_equal(got(ana), expected);
+    fill(w, "r", 1);
+    turn(w);
+    assert_string_equal(got(ana), "m21");
+    world_free(w);
+}
+
+static void test_a_page_with_pending_numbers_is_not_complete(void **state)
+{
+    struct world *w = world_with(10, 1);
+    struct conn *ana = sign_in(w, "ana");
+
+    (void)state;
+    w->pending = true;
+    say(w, ana, JOIN_SINCE(8));
+    say(w, ana, JOIN);
+    assert_string_equal(got(ana), "joined=10[9 10]...#1 joined=10[]#1");
+    say(w, ana, "{\"type\":\"history\",\"id\":2,\"room\":\"r\",\"limit\":2}");
+    assert_string_equal(got(ana), "history[9 10]...#2");
+    world_free(w);
+}
+
+/* A room that the bus forgets again and again, as in a storm of failovers. */
+static void test_a_room_that_does_not_stay_open_is_given_up(void **state)
+{
+    struct world *w = world_new();
+    struct conn *ana = sign_in(w, "ana");
+
+    (void)state;
+    w->fails[CALL_SUBSCRIBE] = BUS_NOT_OPEN;
+    say(w, ana, JOIN);
+    settle(w);
+    assert_string_equal(got(ana), "error=unavailable+#1");
+    assert_null(w->chat->rooms);
+    w->fails[CALL_SUBSCRIBE] = 0;
+    say(w, ana, JOIN);
+    settle(w);
+    assert_string_equal(got(ana), "joined=0[]#1");
     world_free(w);
 }
 
@@ -464,6 +529,9 @@ int main(void)
         cmocka_unit_test(test_since_gives_what_came_after_it_from_window_and_store),
         cmocka_unit_test(test_messages_during_the_look_up_of_a_join),
         cmocka_unit_test(test_recent_stays_recent_when_messages_come_during_the_look_up),
+        cmocka_unit_test(test_a_join_gives_up_after_ten_rounds),
+        cmocka_unit_test(test_a_page_with_pending_numbers_is_not_complete),
+        cmocka_unit_test(test_a_room_that_does_not_stay_open_is_given_up),
         cmocka_unit_test(test_joining_again_gives_each_number_once),
         cmocka_unit_test(test_a_member_whose_second_join_fails_stays),
         cmocka_unit_test(test_an_answer_behind_others_is_trimmed_to_half_the_send_queue),

@@ -133,31 +133,223 @@ static void test_too_far_behind_closes_the_members_and_the_room_goes_on(void **s
     world_free(w);
 }
 
-/* Who comes while the room has members that are about to go isn't closed for the same gap. */
-static void test_a_gap_that_the_store_cannot_fill_closes_the_members_once(void **state)
+/* Time passes for a room that can't catch up. */
+static void pass(struct world *w, int64_t ms)
 {
-    struct conn *ana, *bob, *eve;
+    w->chat->rooms->behind_ms -= ms;
+    chat_tick(w->chat);
+    turn(w);
+}
+
+static void test_a_catch_up_that_fails_keeps_the_members_and_is_tried_again(void **state)
+{
+    static const struct {
+        enum call_kind kind;
+        int status;
+    } cases[] = {{CALL_PAGE, STORE_FAILED}, {CALL_PAGE, STORE_BUSY}, {CALL_WINDOW, BUS_FAILED}};
+
+    (void)state;
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        struct conn *ana, *bob;
+        struct world *w = world_with(3, &ana);
+
+        fill(w, 3);
+        lose(w);
+        fill(w, 1);
+        room_of(w, "r")->window_from = 6;
+        w->fails[cases[i].kind] = cases[i].status;
+        turn(w);
+        let_go(w, CALL_PAGE);
+        bob = sign_in(w, "bob");
+        say(w, bob, JOIN);
+        assert_string_equal(got(bob), "joined=3[]#1");
+        for (int tick = 0; tick < 3; tick++) {
+            chat_tick(w->chat);
+            let_go(w, CALL_PAGE);
+            fill(w, 1);
+            turn(w);
+            got(bob);
+            assert_null(strstr(got(ana), "m"));
+        }
+        assert_false(ana->closing || bob->closing);
+        w->fails[cases[i].kind] = 0;
+        chat_tick(w->chat);
+        assert_true(let_go(w, CALL_PAGE));
+        turn(w);
+        assert_string_equal(got(ana), "m4+m5+m6+m7+m8+m9+m10");
+        assert_string_equal(got(bob), "m4+m5+m6+m7+m8+m9+m10");
+        assert_int_equal(waiting(w, CALL_KINDS), 0);
+        world_free(w);
+    }
+}
+
+/* Without the bus there is nothing to go on with. */
+static void test_a_room_waits_for_the_bus_as_long_as_it_takes(void **state)
+{
+    struct conn *ana;
     struct world *w = world_with(3, &ana);
 
     (void)state;
-    bob = sign_in(w, "bob");
+    w->fails[CALL_WINDOW] = BUS_FAILED;
+    fill(w, 2);
+    lose(w);
+    w->bus.handler.on_lost(w->bus.handler.arg, NOBODY);
+    for (int i = 0; i < 10; i++)
+        pass(w, 1000);
+    assert_string_equal(got(ana), "");
+    w->fails[CALL_WINDOW] = 0;
+    pass(w, 1000);
+    assert_string_equal(got(ana), "m4+m5");
+    assert_int_equal(waiting(w, CALL_KINDS), 0);
+    world_free(w);
+}
+
+enum { BLOCK = 1 << 20 };
+
+/* After a failover: the room's numbers go on in a new block, and the window begins with it. */
+static void open_anew(struct world *w)
+{
+    struct fake_room *r = room_of(w, "r");
+
+    r->seq = BLOCK - 1;
+    r->window_from = BLOCK;
+}
+
+static void test_a_room_that_was_opened_anew_goes_on_while_the_store_is_frozen(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(3, &ana);
+
+    (void)state;
+    ana->gaps = true;
+    open_anew(w);
+    fill(w, 1);
+    turn(w);
+    assert_int_equal(waiting(w, CALL_PAGE), 1);
+    fill(w, 1);
+    turn(w);
+    pass(w, 1000);
+    assert_string_equal(got(ana), "");
+    pass(w, 1000);
+    assert_string_equal(got(ana), "m1048576+m1048577");
+    fill(w, 1);
+    turn(w);
+    assert_string_equal(got(ana), "m1048578");
+    assert_int_equal(waiting(w, CALL_KINDS), 1);
+    assert_true(let_go(w, CALL_PAGE)); /* too late */
+    fill(w, 1);
+    turn(w);
+    assert_string_equal(got(ana), "m1048579");
+    assert_false(ana->closing);
+    world_free(w);
+}
+
+static void test_a_room_that_was_opened_anew_goes_on_while_the_store_fails(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(3, &ana);
+
+    (void)state;
+    ana->gaps = true;
+    open_anew(w);
+    w->fails[CALL_PAGE] = STORE_FAILED;
+    fill(w, 1);
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(got(ana), "");
+        turn(w);
+        assert_true(let_go(w, CALL_PAGE));
+        pass(w, 1000);
+    }
+    assert_string_equal(got(ana), "m1048576");
+    fill(w, 1);
+    settle(w);
+    assert_string_equal(got(ana), "m1048577");
+    world_free(w);
+}
+
+/* With an answer of the store in time nothing is missing. */
+static void test_a_room_that_was_opened_anew_asks_the_store_first(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(3, &ana);
+
+    (void)state;
+    ana->gaps = true; /* the jump */
+    fill(w, 1);
+    lose(w);
+    open_anew(w);
+    fill(w, 1);
+    turn(w);
+    pass(w, 1000);
+    assert_true(let_go(w, CALL_PAGE));
+    turn(w);
+    assert_string_equal(got(ana), "m4+m1048576");
+    world_free(w);
+}
+
+/* With nothing newer in the window nobody is held up, and the store is waited for. */
+static void test_nothing_is_skipped_while_nothing_newer_is_known(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(3, &ana);
+
+    (void)state;
+    fill(w, 2);
+    lose(w);
+    room_of(w, "r")->window_from = 6;
+    w->bus.handler.on_lost(w->bus.handler.arg, NOBODY);
+    for (int i = 0; i < 10; i++)
+        pass(w, 1000);
+    assert_int_equal(waiting(w, CALL_KINDS), 1);
+    assert_true(let_go(w, CALL_PAGE));
+    turn(w);
+    assert_string_equal(got(ana), "m4+m5");
+    world_free(w);
+}
+
+static void test_the_last_member_goes_while_the_room_cannot_catch_up(void **state)
+{
+    struct conn *ana, *eve;
+    struct world *w = world_with(3, &ana);
+
+    (void)state;
     eve = sign_in(w, "eve");
     fill(w, 3);
     lose(w);
-    fill(w, 1);
     room_of(w, "r")->window_from = 6;
     w->fails[CALL_PAGE] = STORE_FAILED;
-    turn(w);
-    say(w, bob, JOIN);
-    assert_true(let_go(w, CALL_PAGE));
-    assert_true(ana->closing);
-    assert_true(bob->closing);
-    say(w, eve, JOIN);
     fill(w, 1);
     turn(w);
-    assert_non_null(strstr(got(eve), " m8"));
+    say(w, eve, "{\"type\":\"join\",\"id\":1,\"room\":\"r\",\"since\":1}");
+    assert_true(let_go(w, CALL_PAGE));
+    w->fails[CALL_PAGE] = 0;
+    hang_up(w, ana);
+    chat_tick(w->chat);
     settle(w);
-    assert_false(eve->closing);
+    assert_string_equal(got(eve), "joined=7[2 3 4 5 6 7]#1");
+    fill(w, 1);
+    turn(w);
+    assert_string_equal(got(eve), "m8");
+    world_free(w);
+}
+
+static void test_one_room_is_caught_up_when_its_records_are_lost(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(3, &ana);
+
+    (void)state;
+    room_of(w, "s")->open = true;
+    say(w, ana, "{\"type\":\"join\",\"id\":1,\"room\":\"s\"}");
+    turn(w);
+    got(ana);
+    fill(w, 1);
+    other_says(w, "s", "hi");
+    lose(w);
+    w->bus.handler.on_lost(w->bus.handler.arg, (struct text){"s", 1});
+    w->bus.handler.on_lost(w->bus.handler.arg, (struct text){"nobody", 6});
+    turn(w);
+    assert_string_equal(got(ana), "m1");
     world_free(w);
 }
 
@@ -170,11 +362,11 @@ static void test_lost_records_are_caught_up_also_when_lost_during_a_catch_up(voi
     room_of(w, "r")->window_from = 6;
     fill(w, 2);
     lose(w);
-    w->bus.handler.on_lost(w->bus.handler.arg);
+    w->bus.handler.on_lost(w->bus.handler.arg, NOBODY);
     assert_int_equal(waiting(w, CALL_PAGE), 1);
     fill(w, 1);
     lose(w);
-    w->bus.handler.on_lost(w->bus.handler.arg);
+    w->bus.handler.on_lost(w->bus.handler.arg, NOBODY);
     assert_true(let_go(w, CALL_PAGE));
     turn(w);
     assert_string_equal(got(ana), "m4+m5+m6");
@@ -191,7 +383,7 @@ static void test_the_last_member_goes_during_a_catch_up(void **state)
     room_of(w, "r")->window_from = 6;
     fill(w, 2);
     lose(w);
-    w->bus.handler.on_lost(w->bus.handler.arg);
+    w->bus.handler.on_lost(w->bus.handler.arg, NOBODY);
     hang_up(w, ana);
     assert_non_null(w->chat->rooms);
     assert_int_equal(room_of(w, "r")->unsubscribed, 0);
@@ -453,7 +645,14 @@ int main(void)
         cmocka_unit_test(test_a_gap_is_filled_from_the_store_and_newer_ones_wait),
         cmocka_unit_test(test_a_number_that_turned_out_void_ends_the_catch_up),
         cmocka_unit_test(test_too_far_behind_closes_the_members_and_the_room_goes_on),
-        cmocka_unit_test(test_a_gap_that_the_store_cannot_fill_closes_the_members_once),
+        cmocka_unit_test(test_a_catch_up_that_fails_keeps_the_members_and_is_tried_again),
+        cmocka_unit_test(test_a_room_waits_for_the_bus_as_long_as_it_takes),
+        cmocka_unit_test(test_a_room_that_was_opened_anew_goes_on_while_the_store_is_frozen),
+        cmocka_unit_test(test_a_room_that_was_opened_anew_goes_on_while_the_store_fails),
+        cmocka_unit_test(test_a_room_that_was_opened_anew_asks_the_store_first),
+        cmocka_unit_test(test_nothing_is_skipped_while_nothing_newer_is_known),
+        cmocka_unit_test(test_the_last_member_goes_while_the_room_cannot_catch_up),
+        cmocka_unit_test(test_one_room_is_caught_up_when_its_records_are_lost),
         cmocka_unit_test(test_lost_records_are_caught_up_also_when_lost_during_a_catch_up),
         cmocka_unit_test(test_the_last_member_goes_during_a_catch_up),
         cmocka_unit_test(test_a_turn_is_one_frame_for_those_who_were_members_then),

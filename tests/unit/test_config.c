@@ -189,7 +189,7 @@ static void every_problem_is_reported(void **state)
     assert_string_equal(error, "f:2: contains a NUL byte");
     memset(text, 'a', sizeof(text));
     assert_int_equal(parse_bytes(&c, text, CONFIG_LINE_MAX + 1), -EINVAL);
-    assert_string_equal(error, "f:1: a line must be at most 1024 bytes");
+    assert_string_equal(error, "f:1: a line must be at most 4096 bytes");
     assert_int_equal(parse_bytes(&c, text, CONFIG_LINE_MAX), -EINVAL);
     /* More than fits into the text: the rest is counted. */
     many = malloc(2 * 10000);
@@ -344,6 +344,27 @@ static char *printed(const struct config *config)
     return text;
 }
 
+static void the_print_has_no_secrets(void **state)
+{
+    struct config c;
+    char *text;
+
+    (void)state;
+    clear_environment();
+    assert_int_equal(config_load(&c,
+                                 write_file("redis_password = s3cret\nredis = redis://:s3cret@a:1,redis://u:s3@cret@b\n"
+                                            "store = mongodb://ana:s3cret@h1,h2/db?w=1\n"),
+                                 error),
+                     0);
+    text = printed(&c);
+    assert_null(strstr(text, "s3"));
+    assert_non_null(strstr(text, "\nredis_password = ********  # "));
+    assert_non_null(strstr(text, "\nredis = redis://:********@a:1,redis://u:********@b  # "));
+    assert_non_null(strstr(text, "\nstore = mongodb://ana:********@h1,h2/db?w=1  # "));
+    assert_non_null(strstr(text, "\nredis_sentinel_password =  # default"));
+    free(text);
+}
+
 static void the_print_is_a_file_that_means_the_same(void **state)
 {
     struct config c, again;
@@ -442,6 +463,7 @@ int main(void)
         cmocka_unit_test(files_that_cannot_be_read),
         cmocka_unit_test(the_data_directory_has_a_default_and_becomes_absolute),
         cmocka_unit_test(reload_takes_what_it_may_and_names_the_rest),
+        cmocka_unit_test(the_print_has_no_secrets),
         cmocka_unit_test(the_print_is_a_file_that_means_the_same),
         cmocka_unit_test(the_example_is_complete_and_means_the_defaults),
         cmocka_unit_test(the_example_in_the_tree_is_what_the_table_says),

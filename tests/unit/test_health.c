@@ -22,6 +22,16 @@ static void tell_health(struct store *store, struct store_health *health)
 
 static const struct store_ops store_ops = {.health = tell_health};
 
+static struct bus_health link_told;
+
+static void tell_link(struct bus *bus, struct bus_health *health)
+{
+    (void)bus;
+    *health = link_told;
+}
+
+static const struct bus_ops bus_ops = {.health = tell_link};
+
 /* Two workers that serve, started a minute and a half ago. */
 static int setup(void **state)
 {
@@ -36,6 +46,7 @@ static int setup(void **state)
         metrics->slots[i].beat_ms = clock_monotonic_ms();
     }
     told = (struct store_health){.ok = true, .since_ms = metrics->started_ms};
+    link_told = (struct bus_health){.ok = true};
     *state = metrics;
     return 0;
 }
@@ -44,11 +55,12 @@ static json_t *ask(struct metrics *metrics, bool draining, int expected_status)
 {
     struct config config = {.workers = 2};
     struct store store = {.ops = &store_ops};
+    struct bus bus = {.ops = &bus_ops};
     struct buf out = BUF_INIT;
     json_error_t error;
     json_t *json;
 
-    assert_int_equal(health_json(&config, metrics, &store, draining, &out), expected_status);
+    assert_int_equal(health_json(&config, metrics, &bus, &store, draining, &out), expected_status);
     json = json_loadb(out.data, out.length, JSON_REJECT_DUPLICATES, &error);
     if (json == NULL)
         fail_msg("%s in %.*s", error.text, (int)out.length, out.data);
@@ -103,6 +115,19 @@ static void test_a_failing_store_is_503_with_error_and_since(void **state)
     assert_string_equal(at(json, "parts.store.error"), "disk \"full\"");
     assert_string_equal(at(json, "parts.store.since"), "2026-11-21T00:00:00.123Z");
     assert_string_equal(at(json, "parts.workers.status"), "ok");
+    json_decref(json);
+}
+
+static void test_a_bus_that_is_away_is_503_and_named(void **state)
+{
+    json_t *json;
+
+    link_told = (struct bus_health){.ok = false, .since_ms = 1795219200123, .error = "wrong password"};
+    json = ask(*state, false, 503);
+    assert_string_equal(at(json, "parts.bus.status"), "failing");
+    assert_string_equal(at(json, "parts.bus.error"), "wrong password");
+    assert_string_equal(at(json, "parts.bus.since"), "2026-11-21T00:00:00.123Z");
+    assert_string_equal(at(json, "parts.store.status"), "ok");
     json_decref(json);
 }
 
@@ -179,6 +204,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_all_well_is_200_and_names_every_part, setup),
         cmocka_unit_test_setup(test_a_failing_store_is_503_with_error_and_since, setup),
+        cmocka_unit_test_setup(test_a_bus_that_is_away_is_503_and_named, setup),
         cmocka_unit_test_setup(test_an_error_that_is_no_utf8_leaves_the_answer_json, setup),
         cmocka_unit_test_setup(test_draining_is_503_and_a_failure_is_said_first, setup),
         cmocka_unit_test_setup(test_a_stalled_worker_fails, setup),

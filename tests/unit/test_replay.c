@@ -14,18 +14,19 @@
 struct answer {
     unsigned count;
     enum store_status status;
-    bool more;
+    bool more, pending;
     uint32_t listed;
     uint64_t seqs[64];
 };
 
-static void on_page(void *arg, enum store_status status, const struct page *page, bool more)
+static void on_page(void *arg, enum store_status status, const struct page *page, bool more, bool pending)
 {
     struct answer *answer = arg;
 
     answer->count++;
     answer->status = status;
     answer->more = more;
+    answer->pending = pending;
     answer->listed = status == STORE_OK ? page->count : 0;
     for (uint32_t i = 0; i < answer->listed; i++) {
         char seq[40];
@@ -117,6 +118,31 @@ static void test_the_window_alone_answers_at_once(void **state)
     world_free(w);
 }
 
+static void test_a_bus_that_fails_is_no_empty_page(void **state)
+{
+    struct world *w = world_with_messages();
+
+    (void)state;
+    w->fails[CALL_WINDOW] = BUS_FAILED;
+    assert_int_equal(ask(w, 0, REPLAY_NEWEST, 10).status, STORE_FAILED);
+    world_free(w);
+}
+
+static void test_what_is_pending_is_said_so_wherever_it_is(void **state)
+{
+    struct world *w = world_with_messages();
+
+    (void)state;
+    assert_false(ask(w, 0, REPLAY_NEWEST, 10).pending);
+    w->pending = true;
+    assert_true(ask(w, 0, REPLAY_NEWEST, 10).pending);
+    room_of(w, "r")->window_from = 4;
+    assert_true(ask(w, 0, REPLAY_NEWEST, 10).pending);
+    w->fails[CALL_PAGE] = STORE_FAILED;
+    assert_false(ask(w, 0, REPLAY_NEWEST, 10).pending);
+    world_free(w);
+}
+
 static void test_a_store_that_fails_is_no_empty_page(void **state)
 {
     struct world *w = world_with_messages();
@@ -135,6 +161,8 @@ int main(void)
         cmocka_unit_test(test_every_range_wherever_the_window_begins),
         cmocka_unit_test(test_void_numbers_are_left_out_and_do_not_make_more),
         cmocka_unit_test(test_the_window_alone_answers_at_once),
+        cmocka_unit_test(test_a_bus_that_fails_is_no_empty_page),
+        cmocka_unit_test(test_what_is_pending_is_said_so_wherever_it_is),
         cmocka_unit_test(test_a_store_that_fails_is_no_empty_page),
     };
 

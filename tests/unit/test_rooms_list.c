@@ -21,19 +21,36 @@ struct fake {
     struct bus bus;
     struct store store;
     const struct known *live;
+    bool late;
+    bus_on_rooms *bus_waiting;
+    void *bus_waiting_arg;
     store_on_rooms *waiting;
     void *waiting_arg;
     uint32_t answers;
     json_t *answer;
 };
 
-static void visit_rooms(struct bus *bus, uint32_t limit,
-                        void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq), void *arg)
+/* Answers at once, or when the test lets it. */
+static void answer_bus(struct fake *fake)
 {
-    const struct known *known = ((struct fake *)bus)->live;
+    struct bus_room rooms[ROOMS_LIST_MAX];
+    const struct known *known = fake->live;
+    uint32_t count = 0;
 
-    for (; known->room != NULL && limit > 0; known++, limit--)
-        visit(arg, (struct text){known->room, strlen(known->room)}, known->members, known->seq);
+    for (; known->room != NULL && count < ROOMS_LIST_MAX; known++)
+        rooms[count++] = (struct bus_room){{known->room, strlen(known->room)}, known->members, known->seq};
+    fake->bus_waiting(fake->bus_waiting_arg, rooms, count);
+}
+
+static void take_bus_request(struct bus *bus, uint32_t limit, bus_on_rooms *done, void *arg)
+{
+    struct fake *fake = (struct fake *)bus;
+
+    assert_int_equal(limit, ROOMS_LIST_MAX);
+    fake->bus_waiting = done;
+    fake->bus_waiting_arg = arg;
+    if (!fake->late)
+        answer_bus(fake);
 }
 
 static void take_request(struct store *store, uint32_t limit, store_on_rooms *done, void *arg)
@@ -54,7 +71,7 @@ static void on_list(void *arg, const char *json, size_t length)
     assert_non_null(fake->answer);
 }
 
-static const struct bus_ops bus_ops = {.rooms = visit_rooms};
+static const struct bus_ops bus_ops = {.rooms = take_bus_request};
 static const struct store_ops store_ops = {.rooms = take_request};
 
 /* The whole list as `room/members/seq ...`. */
@@ -138,6 +155,31 @@ static void test_without_the_store_the_rooms_of_the_bus_are_listed(void **state)
     list_is(none, STORE_FAILED, none, "");
 }
 
+/* The store's names are gone by the time a bus across the network answers. */
+static void test_the_bus_may_answer_late(void **state)
+{
+    static const struct known live[] = {{"a", 2, 5}, {NULL, 0, 0}};
+    struct fake fake = {.bus = {.ops = &bus_ops}, .store = {.ops = &store_ops}, .live = live, .late = true};
+    char *names = strdup("ab");
+    struct text stored[2] = {{names, 1}, {names + 1, 1}};
+    uint64_t highest[2] = {9, 4};
+    char *text;
+
+    (void)state;
+    rooms_list(&fake.bus, &fake.store, on_list, &fake);
+    fake.waiting(fake.waiting_arg, STORE_OK, stored, highest, 2);
+    free(names);
+    memset(stored, 0, sizeof(stored));
+    assert_int_equal(fake.answers, 0);
+    answer_bus(&fake);
+    assert_int_equal(fake.answers, 1);
+    text = json_dumps(fake.answer, JSON_COMPACT);
+    assert_string_equal(
+        text, "[{\"room\":\"a\",\"members\":2,\"seq\":9},{\"room\":\"b\",\"members\":0,\"seq\":4}]");
+    free(text);
+    json_decref(fake.answer);
+}
+
 /* 600 of the bus and 600 of the store make the full 1,000. */
 static void test_the_list_has_an_end(void **state)
 {
@@ -172,6 +214,7 @@ int main(void)
         cmocka_unit_test(test_no_room_twice_and_the_higher_number_counts),
         cmocka_unit_test(test_a_name_that_begins_another_is_another_room),
         cmocka_unit_test(test_without_the_store_the_rooms_of_the_bus_are_listed),
+        cmocka_unit_test(test_the_bus_may_answer_late),
         cmocka_unit_test(test_the_list_has_an_end),
     };
 

@@ -52,6 +52,7 @@ struct world {
     struct routes routes;
     struct conn conn;
     bool hold; /* the store keeps its answers until release */
+    bool away; /* the bus isn't heard */
     store_on_page *on_page;
     store_on_rooms *on_rooms;
     void *arg;
@@ -81,7 +82,7 @@ static void play_window(struct bus *bus, struct text room, uint64_t above, uint6
 
     (void)above, (void)limit;
     note(world_of_bus(bus), "window", room);
-    done(arg, BUS_NOT_OPEN, &empty, upto);
+    done(arg, world_of_bus(bus)->away ? BUS_FAILED : BUS_NOT_OPEN, &empty, upto, false);
 }
 
 static void play_members(struct bus *bus, struct text room, uint32_t limit,
@@ -95,12 +96,17 @@ static void play_members(struct bus *bus, struct text room, uint32_t limit,
     done(arg, 5, users, 2);
 }
 
-static void play_bus_rooms(struct bus *bus, uint32_t limit,
-                           void (*visit)(void *arg, struct text room, uint32_t members, uint64_t seq),
-                           void *arg)
+static void play_bus_rooms(struct bus *bus, uint32_t limit, bus_on_rooms *done, void *arg)
 {
+    static const struct bus_room general = {{"general", 7}, 13, 58};
+
     (void)bus, (void)limit;
-    visit(arg, (struct text){"general", 7}, 13, 58);
+    done(arg, &general, 1);
+}
+
+static void play_bus_health(struct bus *bus, struct bus_health *health)
+{
+    *health = (struct bus_health){.ok = !world_of_bus(bus)->away};
 }
 
 static void release(struct world *world)
@@ -152,6 +158,7 @@ static const struct bus_ops bus_ops = {
     .window = play_window,
     .members = play_members,
     .rooms = play_bus_rooms,
+    .health = play_bus_health,
 };
 static const struct store_ops store_ops = {
     .page = play_page,
@@ -413,6 +420,16 @@ static void test_a_wrong_room_is_400_and_nobody_is_asked(void **state)
     }
 }
 
+static void test_a_bus_that_cannot_answer_is_503(void **state)
+{
+    struct world *world = *state;
+
+    world->away = true;
+    assert_int_equal(ask(world, "GET", "/api/rooms/a/messages", ""), 503);
+    assert_string_equal(error_code(world), "unavailable");
+    assert_string_equal(world->asked, "window of a");
+}
+
 static void test_a_store_that_cannot_answer_is_503(void **state)
 {
     struct world *world = *state;
@@ -477,6 +494,7 @@ int main(void)
         TEST(test_a_wrong_number_is_400_and_named),
         TEST(test_a_wrong_room_is_400_and_nobody_is_asked),
         TEST(test_a_store_that_cannot_answer_is_503),
+        TEST(test_a_bus_that_cannot_answer_is_503),
         TEST(test_an_answer_that_comes_later_reaches_its_connection_once),
         TEST(test_a_connection_gone_before_its_answer_is_left_alone),
     };

@@ -24,6 +24,8 @@
 #include "chatd/store_sqlite.h"
 #include "store/sqlite_batch.h"
 
+#define NO_KEY ((struct text){NULL, 0})
+
 enum { RING_BYTES = 1 << 20, DEADLINE_MS = 20000, ANSWERS = 8192 };
 
 /* One worker of a host; several may share a data directory. */
@@ -59,9 +61,17 @@ static void ignore_event(void *arg, struct text room, struct text user, struct t
     (void)event;
 }
 
-static void ignore_lost(void *arg)
+static void ignore_lost(void *arg, struct text room)
 {
     (void)arg;
+    (void)room;
+}
+
+static void ignore_orphan(void *arg, const struct message *message, bool stands)
+{
+    (void)arg;
+    (void)message;
+    (void)stands;
 }
 
 static void ignore_gone(void *arg, struct text room, struct text user, uint32_t members)
@@ -96,7 +106,7 @@ static void open_host(struct host *host, const char *dir)
 
 static void start_store(struct host *host)
 {
-    const struct bus_handler handler = {NULL, ignore_record, ignore_event, ignore_lost, ignore_gone};
+    const struct bus_handler handler = {NULL, ignore_record, ignore_event, ignore_lost, ignore_gone, ignore_orphan};
 
     assert_int_equal(store_sqlite_new(&host->store, &host->loop, host->ring, host->dir), 0);
     assert_int_equal(
@@ -281,7 +291,16 @@ static struct answer find(struct host *host, const char *room, const char *user,
 {
     struct answer answer = {0};
 
-    store_find(host->store, text(room), text(user), key, on_number, &answer);
+    store_find(host->store, text(room), text(user), key, NULL, on_number, &answer);
+    wait_for(host, &answer);
+    return answer;
+}
+
+static struct answer find_uid(struct host *host, const char *room, const struct message *message)
+{
+    struct answer answer = {0};
+
+    store_find(host->store, text(room), message->user, NO_KEY, message->uid, on_number, &answer);
     wait_for(host, &answer);
     return answer;
 }
@@ -340,8 +359,6 @@ static int count_rows(const char *dir)
 }
 
 /* --- Tests --- */
-
-#define NO_KEY ((struct text){NULL, 0})
 
 static void test_pages_are_the_newest_of_the_asked_range(void **state)
 {
@@ -735,6 +752,26 @@ static void test_the_office_passes_to_the_next_worker(void **state)
     close_host(&second, true);
 }
 
+static void test_a_message_without_a_key_is_found_by_its_uid(void **state)
+{
+    struct message first, second;
+    struct host host;
+
+    (void)state;
+    open_host(&host, NULL);
+    start_store(&host);
+    first = publish(&host, "a", "ana", NO_KEY);
+    second = publish(&host, "a", "ana", NO_KEY);
+    assert_int_equal(commit(&host, &first).status, STORE_OK);
+    assert_int_equal(commit(&host, &second).status, STORE_OK);
+    assert_int_equal(find_uid(&host, "a", &first).seq, first.seq);
+    assert_int_equal(find_uid(&host, "a", &second).seq, second.seq);
+    assert_int_equal(find_uid(&host, "b", &first).status, STORE_NONE);
+    first.uid[MESSAGE_UID_SIZE - 1] ^= 1;
+    assert_int_equal(find_uid(&host, "a", &first).status, STORE_NONE);
+    close_host(&host, true);
+}
+
 static void test_a_record_that_the_ring_has_overwritten_is_found_in_the_database(void **state)
 {
     struct message old, old_void, message;
@@ -779,7 +816,7 @@ static void test_too_many_requests_are_refused_and_all_are_answered(void **state
     start_store(&host);
     say(&host, "a", "ana", NO_KEY);
     for (int i = 0; i < ANSWERS; i++) {
-        store_find(host.store, text("a"), text("ana"), text("key"), on_number, &answers[i]);
+        store_find(host.store, text("a"), text("ana"), text("key"), NULL, on_number, &answers[i]);
         assert_int_equal(answers[i].calls, 0);
     }
     for (int i = 0; i < ANSWERS; i++) {
@@ -930,6 +967,7 @@ int main(void)
         cmocka_unit_test(test_a_full_disk_delays_and_nothing_is_lost),
         cmocka_unit_test(test_a_writer_killed_inside_its_transaction_is_replaced),
         cmocka_unit_test(test_the_office_passes_to_the_next_worker),
+        cmocka_unit_test(test_a_message_without_a_key_is_found_by_its_uid),
         cmocka_unit_test(test_a_record_that_the_ring_has_overwritten_is_found_in_the_database),
         cmocka_unit_test(test_too_many_requests_are_refused_and_all_are_answered),
         cmocka_unit_test(test_close_answers_whoever_still_waits),

@@ -1,0 +1,82 @@
+/* store_mongo.h - store.h on MongoDB, or what speaks its protocol, by mongo-c-driver.
+ *
+ * Collections, in the database that the URI names or `chat_app`:
+ *
+ *     messages   one document per message: room, seq (int64), user, key (the client's string, or the uid as binary where
+ *                it gave none: so (room, user, key) is unique for all without a partial index), uid (binary), time (date),
+ *                event (the final text that members got)
+ *                unique {room: 1, seq: 1} and {room: 1, user: 1, key: 1}: both possible under the shard key {room: 1}
+ *     rooms      _id: the room's name, topic, created, active (dates), highest (int64, never deleted)
+ *     users      _id: the user's name, first, last (dates)
+ *     leases     _id: "host": who serves this database without Redis
+ *
+ * Two ways of writing. With Redis (mongo_queue.c) each worker commits what it published itself, from a bounded queue,
+ * by a writer thread of its own; `stand` is asked about each message right before. Without Redis (mongo_follower.c) one writer
+ * per host follows the ring, as store_sqlite does. Both insert unordered batches with write concern majority and settle
+ * duplicate keys by rule 5 (mongo_batch.c). Reads: majority, primary, on threads of their own, so that a slow query never
+ * delays a write. What the URI says about read and write concern can't weaken that.
+ *
+ * MongoDB away or slow: batches are tried again with pauses of 50 ms to 5 s with jitter, reads fail after
+ * STORE_MONGO_READ_MS (STORE_FAILED), store_full says when nothing more can be taken. Nothing of this blocks the loop. One log
+ * line when it is lost, by cause (server selection, authentication, not primary, …), and one when it is back.
+ *
+ * Spool: what can't be committed at shutdown is written to DATA_DIR/spool/ and fsynced; after the next start the worker that
+ * locks a file first hands its messages up (on_spooled) as soon as MongoDB is there, and removes it when all are stored. Without
+ * Redis the ring itself keeps them. */
+#ifndef CHATD_STORE_MONGO_H
+#define CHATD_STORE_MONGO_H
+
+#include <uv.h>
+
+#include "chatd/bus_redis.h"
+#include "chatd/config.h"
+#include "chatd/ring.h"
+#include "chatd/store.h"
+
+enum { STORE_MONGO_ERROR_MAX = 400, STORE_MONGO_READ_MS = 5000 };
+
+/* Whether the settings name a MongoDB. Any process. */
+bool store_mongo_wanted(const struct config *config);
+
+/* Checks the URI without talking to anybody (the master before it forks, `chatd -t`). Secrets are never in `error`. */
+int store_mongo_check(const struct config *config, char error[STORE_MONGO_ERROR_MAX])
+    __attribute__((warn_unused_result));
+
+/* Asks the server for a ping, for at most a few seconds: 0, or a negative errno with the reason in `error`. Blocks: for
+ * `chatd -t`. */
+int store_mongo_probe(const struct config *config, char error[STORE_MONGO_ERROR_MAX])
+    __attribute__((warn_unused_result));
+
+/* The identity that a ring belongs to which feeds this database: a digest of where it is. */
+void store_mongo_id(const struct config *config, uint8_t id[RING_ID_SIZE]);
+
+struct store_mongo_options {
+    uv_loop_t *loop;
+    const struct config *config; /* borrowed for life */
+    struct ring *ring;           /* without Redis: the host's ring; else NULL */
+    /* With Redis: may this message be committed under its number? Loop thread. */
+    enum bus_stand (*stand)(void *arg, const struct message *message);
+    void *stand_arg;
+    /* With Redis: hands up a message from the spool; who gets it publishes it again as a retry with its uid, and calls
+     * `done` once it is known to be stored (or not). May be called from inside. Loop thread. */
+    void (*on_spooled)(void *arg, const struct message *message, store_on_number *done, void *done_arg);
+    void *spooled_arg;
+};
+
+/* Starts the threads, after the fork. Never fails because MongoDB is away. Indexes and the rooms collection are made as soon as
+ * it is there. Negative errno. */
+int store_mongo_new(struct store **store, const struct store_mongo_options *options) __attribute__((warn_unused_result));
+
+/* Without Redis: the ring's committed position has moved (bus_log_new's on_committed). `arg` is the store. */
+void store_mongo_on_committed(void *arg);
+
+/* True while a spool is there that this worker has not finished: clients are let in after that, or when MongoDB
+ * is found to be away. */
+bool store_mongo_spooling(struct store *store);
+
+/* Ends the threads: commits what is queued for at most `patience_ms`, spools the rest, answers what is stored with STORE_OK and
+ * all other open requests with STORE_FAILED. The worker's last act but closing the bus. The memory goes by the
+ * loop's close callbacks. */
+void store_mongo_close(struct store *store, int patience_ms);
+
+#endif

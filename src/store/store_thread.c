@@ -1,0 +1,43 @@
+/* store_thread.c - how the store's threads are started. */
+#include "store_thread.h"
+
+#include <signal.h>
+#include <time.h>
+
+#include "chatd/clock.h"
+
+/* SQLite's parser takes a few tens of KB, the resolver and TLS below mongoc more. */
+enum { THREAD_STACK = 512 * 1024 };
+
+int store_thread_start(pthread_t *thread, void *(*run)(void *arg), void *arg)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    int error;
+
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, THREAD_STACK);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    error = pthread_create(thread, &attributes, run, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return -error;
+}
+
+void store_thread_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attributes;
+
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+void store_thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
+{
+    struct timespec until = clock_deadline(ms);
+
+    pthread_cond_timedwait(cond, mutex, &until);
+}
