@@ -353,6 +353,7 @@ int bus_redis_new(struct bus **bus, uv_loop_t *loop, const struct config *config
                                                                      redis_channel_subscribed});
     if (status != 0)
         goto fail_client;
+    redis_channel_new(b);
     redis_presence_new(b);
     redis_lists_new(b);
     redis_sweep_new(b);

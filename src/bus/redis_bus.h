@@ -160,6 +160,7 @@ void redis_bus_ignore(void *arg, enum redis_result result, const redisReply *rep
 bool redis_bus_in_grace(const struct bus_redis *b, unsigned partition);
 
 /* redis_channel.c */
+void redis_channel_new(struct bus_redis *b); /* when the subscriber is there */
 void redis_subscribe(struct bus *bus, struct text name, bus_on_subscribed *done, void *arg);
 void redis_unsubscribe(struct bus *bus, struct text name);
 void redis_channel_message(void *arg, void *channel, struct text payload); /* for the subscriber */
@@ -186,6 +187,8 @@ void redis_publish_turn(struct bus_redis *b); /* one ZREM per partition with set
 /* A window entry's header: sets uid, time_ms, user and key, which point into it; false when it isn't one of
  * ours. */
 bool redis_header_parse(struct text header, struct message *message);
+/* The event in the payload of a message, which is what a window entry has as well. */
+struct text redis_payload_event(struct text payload);
 
 /* redis_presence.c */
 void redis_presence_new(struct bus_redis *b);  /* when target and id are there, before any other of these */

@@ -154,6 +154,22 @@ void redis_unsubscribe(struct bus *bus, struct text name)
         fail(room, BUS_FAILED);
 }
 
+/* A channel of no room on each server, so that a server that doesn't let us listen is noticed before anybody
+ * joins, and for as long as it doesn't, though joins fail and give up theirs. The nodes of a cluster have the
+ * same users: there one is enough. */
+void redis_channel_new(struct bus_redis *b)
+{
+    unsigned count = b->target.form == REDIS_CLUSTER ? 1 : b->partition_count;
+
+    for (unsigned i = 0; i < count; i++) {
+        struct buf channel = BUF_INIT;
+
+        redis_bus_channel(b, &channel, i, (struct text){"", 0});
+        redis_subscriber_add(b->subscriber, i, (struct text){channel.data, channel.length}, NULL);
+        buf_deinit(&channel);
+    }
+}
+
 /* --- What arrives on channels --- */
 
 /* Digits up to a space; `at` moves behind it. */
@@ -223,7 +239,7 @@ void redis_channel_message(void *arg, void *channel, struct text payload)
     struct redis_room *room = channel;
     char kind = payload.length > 0 ? payload.data[0] : 0;
 
-    if (b->ending)
+    if (b->ending || !room)
         return;
     if (!(kind == 'm' ? take_message(room, payload) : kind == 'e' && take_event(room, payload)))
         redis_bus_odd(b, "payload", redis_room_name(room));
@@ -234,7 +250,7 @@ void redis_channel_subscribed(void *arg, void *channel, bool again)
     struct bus_redis *b = arg;
     struct redis_room *room = channel;
 
-    if (b->ending)
+    if (b->ending || !room)
         return;
     if (again && room->subscribed)
         room->lost = b->any_lost = true;

@@ -309,6 +309,20 @@ static void lose_patience(struct redis_client *client, struct partition *p, int6
     }
 }
 
+/* What has no answer yet counts as well: a Redis that hangs answers nothing. */
+static void note_latency(struct redis_client *client, int64_t now)
+{
+    int64_t oldest = redis_server_oldest_us(client);
+
+    if (oldest > client->latency_us)
+        client->latency_us = oldest;
+    if (now - client->latency_from_ms < 1000)
+        return;
+    metrics_set(bus_latency_us, client->latency_us);
+    client->latency_us = 0;
+    client->latency_from_ms = now;
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     struct redis_client *client = timer->data;
@@ -321,11 +335,7 @@ static void on_tick(uv_timer_t *timer)
         return;
     redis_server_drop_unused(client);
     redis_client_judge(client);
-    if (now - client->latency_from_ms >= 1000) {
-        metrics_set(bus_latency_us, client->latency_us);
-        client->latency_us = 0;
-        client->latency_from_ms = now;
-    }
+    note_latency(client, now);
     report_queue(client);
 }
 

@@ -55,7 +55,7 @@ struct redis_call {
     const struct text *argv;    /* copied */
     int life_argument;          /* index in argv; its REDIS_LIFE_SIZE bytes become the life; -1: none */
     bool patient;               /* waits for Redis however long it is away */
-    bool (*wanted)(void *arg);  /* asked before it is first written, if it waited; calls nothing; may be NULL */
+    bool (*wanted)(void *arg);  /* asked before it is first written, if it waited; calls nothing; or NULL */
     redis_on_reply *done;
     void *arg;
 };
@@ -100,8 +100,8 @@ int64_t redis_client_heard_ms(const struct redis_client *client, unsigned partit
 
 uint64_t redis_client_queued_bytes(const struct redis_client *client);
 
-/* Not ok while the master of any partition is away or refuses to work (OOM, NOREPLICAS, MISCONF): which, why,
- * since. */
+/* Not ok while the master of any partition is away or refuses to work (OOM, NOREPLICAS, MISCONF, NOPERM):
+ * which, why, since. */
 void redis_client_health(const struct redis_client *client, struct bus_health *health);
 
 #endif

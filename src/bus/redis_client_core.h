@@ -87,7 +87,7 @@ struct redis_client {
     int open_handles;
     uint64_t turn;
     int64_t queued, queued_bytes;
-    int64_t latency_us, latency_from_ms; /* longest since then */
+    int64_t latency_us, latency_from_ms; /* longest since then, with or without an answer */
     struct server *servers;
     struct partition *dirty;
     struct redis_request *doomed, **doomed_end; /* out of their lists, to be answered REDIS_AWAY */
@@ -126,6 +126,9 @@ struct server *redis_server_find(struct redis_client *client, const struct redis
 void redis_server_ask(struct redis_request *request, struct server *server);
 
 void redis_server_write(struct server *server, struct redis_request *request, int64_t now_us);
+/* Age of what waits longest for its answer. */
+int64_t redis_server_oldest_us(const struct redis_client *client);
+
 void redis_server_drop_unused(struct redis_client *client);
 void redis_server_free_all(struct redis_client *client);
 

@@ -11,7 +11,7 @@
  *                                      bt    the time of that opening
  *                                      g, gt which of the two hashes of keys is the current one, until when
  *                                      lives REDIS_ROOM_TTL_MS beyond its last message
- *     chatd:{P}:window:ROOM    stream  the recent messages; id `<number>-0`; fields h = header, e = event;
+ *     chatd:{P}:window:ROOM    stream  the recent messages; id `<number>-0`; fields h = header, e = payload;
  *                                      capped at about window_messages, gone window_ttl after the last one
  *     chatd:{P}:keys0:ROOM     hashes  field = user NUL key, or NUL uid for a message without a key; value =
  *     chatd:{P}:keys1:ROOM             number. They take turns: each is emptied when it becomes current,
@@ -32,9 +32,12 @@
  *     chatd:{P}:session:TOKEN  hash    u = user, seen = ms, and `r` ROOM for each room; expires after
  *                                      session_ttl
  *     chatd:{P}:user:USER      hash    seen = ms; expires after session_ttl
- *     chatd:shards             string  this server's place in the list of shards, and the list; `1 of 1` for a single one
- *                                      (not with Sentinel or Cluster)
- *     channel chatd:DB:{P}:ROOM        everything for those who have members in the room
+ *     chatd:{P}:since          string  the time (ms) when somebody found this key missing: what was here
+ *                                      before is forgotten (open.lua)
+ *     chatd:{0}:shards         string  this server's place in the list of shards, and the list; `1 of 1` for
+ *                                      a single one, `cluster` for a cluster
+ *     channel chatd:DB:{P}:ROOM        everything for those who have members in the room; without a ROOM
+ *                                      nothing: each worker listens to that one
  *
  * Header of a window entry: uid (16 bytes), time (decimal ms), NUL, user, NUL, key.
  *

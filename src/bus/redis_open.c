@@ -9,8 +9,8 @@
  * the wait would be for numbers of which there is no sign, and each new room would pay for it after every
  * start.
  *
- * A Redis that is emptied keeps its life. Who opens the first room after that notices it, and all who open one
- * wait from then on as after a change of life; see open.lua.
+ * A Redis that is emptied keeps its life. Who opens the first room after that notices it, and all who open
+ * one wait from then on as after a change of life; see open.lua.
  *
  * The script is asked twice if it has to wait, and whenever the life changes in between. */
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* redis_probe.c - is the Redis of the settings there? One connection to each server, signed in as workers do. */
+/* redis_probe.c - is the Redis of the settings there? One connection to each server, signed in as workers
+ * do. */
 #include <errno.h>
 #include <stdio.h>
 #include <uv.h>

@@ -4,6 +4,7 @@
  * A call may be carried out twice, when the answer to the first time was lost with the connection. Each
  * publish has its uid from the beginning, and the script finds it by that (or by the client's key) and
  * gives the first number again. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,6 +125,14 @@ bool redis_header_parse(struct text header, struct message *message)
     return true;
 }
 
+struct text redis_payload_event(struct text payload)
+{
+    const char *space = payload.length > 0 ? memchr(payload.data, ' ', payload.length) : NULL;
+    size_t skip = space ? (size_t)(space + 1 - payload.data) : 0;
+
+    return (struct text){payload.data + skip, payload.length - skip};
+}
+
 /* Fills in what the script answered; false when that is none of its answers. */
 static bool take_answer(struct publishing *p, const redisReply *reply, struct message *message)
 {
@@ -137,7 +146,7 @@ static bool take_answer(struct publishing *p, const redisReply *reply, struct me
         message->time_ms = (int64_t)redis_reply_number(reply, 2);
         message->event = compose(p, message);
     } else if (status == BUS_DUPLICATE) {
-        message->event = redis_reply_text(reply, 3);
+        message->event = redis_payload_event(redis_reply_text(reply, 3));
         return redis_header_parse(redis_reply_text(reply, 2), message);
     }
     return true;
@@ -191,6 +200,7 @@ static bool send_publish(struct publishing *p, const struct bus_publish *publish
                               .keys = KEYS_OF_PUBLISH, .life_argument = KEYS_OF_PUBLISH, .patient = true,
                               .wanted = p->wanted ? on_wanted : NULL, .done = on_answer, .arg = p};
     char own[1 + MESSAGE_UID_SIZE] = ""; /* NUL uid: the field of a message without a key */
+    char times[3 * 21];
     struct redis_args args;
 
     redis_args_init(&args);
@@ -218,9 +228,9 @@ static bool send_publish(struct publishing *p, const struct bus_publish *publish
     redis_args_text(&args, redis_bus_publish_command(p->b));
     add_channel(&args, p->b, partition, p->room);
     redis_args_number(&args, config->window_messages);
-    redis_args_number(&args, config->retry_window);
-    redis_args_number(&args, config->window_ttl);
-    redis_args_number(&args, REDIS_ROOM_TTL_MS);
+    snprintf(times, sizeof(times), "%lld %lld %lld", (long long)config->retry_window,
+             (long long)config->window_ttl, REDIS_ROOM_TTL_MS);
+    redis_args_word(&args, times);
     return redis_args_call(&args, p->b->client, &call);
 }
 
@@ -269,8 +279,8 @@ bool redis_emit(struct bus *bus, struct text room, struct text user, struct text
 static void take_back(struct bus_redis *b, const struct message *message)
 {
     unsigned partition = redis_bus_partition(b, message->room);
-    struct redis_call call = {.partition = partition, .room = message->room, .script = -1, .life_argument = -1,
-                              .patient = true, .done = redis_bus_ignore};
+    struct redis_call call = {.partition = partition, .room = message->room, .script = -1,
+                              .life_argument = -1, .patient = true, .done = redis_bus_ignore};
     struct redis_args args;
 
     redis_args_init(&args);

@@ -12,7 +12,7 @@ enum {
     PAUSE_MIN_MS = 50, /* of a hold, when the server told to come again */
     PAUSE_MAX_MS = 200,
     WORD_PAUSE_MS = 60000,
-    REFUSAL_MS = 1000, /* at least so long a server that refused is not well */
+    REFUSAL_MS = 2500, /* at least so long a server that refused is not well: longer than between two beats */
     UNUSED_MS = 10000, /* a server without partitions is kept so long */
 };
 
@@ -54,7 +54,7 @@ static void tell_refusal(struct server *server, const char *error)
     log_warn("redis_refuses", "server=%s error=%s", name, error);
 }
 
-/* The server is there and doesn't work: out of memory, disk or replicas. */
+/* The server is there and doesn't work: out of memory, disk or replicas, or this user may not do that. */
 static void note_refusal(struct server *server, const char *error)
 {
     tell_refusal(server, error);
@@ -216,7 +216,7 @@ static void finish(struct server *server, struct redis_request *r, const redisRe
     redis_client_remove(server->client, r);
     if (result == REDIS_ANSWERED)
         note_success(server);
-    else if (result == REDIS_FULL)
+    else if (result == REDIS_FULL || redis_error_is(reply, "NOPERM"))
         note_refusal(server, redis_error_code(reply));
     else
         tell_refusal(server, redis_error_code(reply));
@@ -294,6 +294,21 @@ static bool is_used(const struct redis_client *client, const struct server *serv
     for (unsigned i = 0; i < client->connections && !used; i++)
         used = server->written[i].first != NULL;
     return used;
+}
+
+int64_t redis_server_oldest_us(const struct redis_client *client)
+{
+    int64_t now = clock_monotonic_us(), oldest = now;
+
+    for (const struct server *server = client->servers; server; server = server->next) {
+        for (unsigned i = 0; i < client->connections; i++) {
+            const struct redis_request *r = server->written[i].first;
+
+            if (r && r->written_us < oldest)
+                oldest = r->written_us;
+        }
+    }
+    return now - oldest;
 }
 
 void redis_server_drop_unused(struct redis_client *client)

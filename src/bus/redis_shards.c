@@ -1,9 +1,10 @@
 /* redis_shards.c - several independent servers, one list: rooms go to a server by its place in the list, so
  * two chatd servers with different lists would each have a part of the others' rooms for themselves.
  *
- * The first one to come writes the list and the shard's place in it to each shard; who finds another one on any
- * of them sends nothing to all of them and says so, until it is corrected. A single server is a list of one,
- * without its address: that may be written in several ways. */
+ * The first one to come writes the list and the shard's place in it to each shard; who finds another one on
+ * any of them sends nothing to all of them and says so, until it is corrected. A single server is a list of
+ * one, without its address: that may be written in several ways, and sentinels may know it by another one.
+ * A cluster has no list; who takes one of its nodes for a single server finds out by this. */
 #include <stdio.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@
 #include "redis_args.h"
 #include "redis_bus.h"
 
-static const char KEY[] = "chatd:shards";
+static const char KEY[] = "chatd:{0}:shards"; /* on each shard; in a cluster, of the first partition */
 
 static void add_address(struct buf *out, const struct redis_address *address)
 {
@@ -20,10 +21,14 @@ static void add_address(struct buf *out, const struct redis_address *address)
 
 static void add_list(struct buf *out, const struct bus_redis *b, unsigned partition)
 {
+    if (b->target.form == REDIS_CLUSTER) {
+        buf_add_literal(out, "cluster");
+        return;
+    }
     buf_printf(out, "%u of ", partition + 1);
-    if (b->target.count == 1)
+    if (b->partition_count == 1)
         buf_add_literal(out, "1");
-    for (unsigned i = 0; b->target.count > 1 && i < b->target.count; i++) {
+    for (unsigned i = 0; b->partition_count > 1 && i < b->target.count; i++) {
         if (i > 0)
             buf_add_literal(out, ",");
         add_address(out, &b->target.servers[i]);
@@ -41,7 +46,7 @@ static void compare(struct bus_redis *b, unsigned partition, struct text there)
         log_error("redis_shards_differ", "here=%.*s there=%.*s hint=%s", (int)here.length, here.data,
                   (int)there.length, there.data,
                   "all servers need the same list in the same order; to change it, stop all of them and "
-                  "delete chatd:shards on each shard");
+                  "delete chatd:{0}:shards on each shard");
     if (!p->differs && p->told)
         log_info("redis_shards_agree", "here=%.*s", (int)here.length, here.data);
     p->told = p->differs;
@@ -86,7 +91,7 @@ static void ask(struct bus_redis *b, unsigned partition)
     buf_deinit(&list);
 }
 
-/* A single server is used until it is known to be another's shard: it hardly ever is. */
+/* A single server, or a cluster, is used until it is known to be another's: it hardly ever is. */
 void redis_shards_new(struct bus_redis *b)
 {
     for (unsigned i = 0; i < b->partition_count && b->target.form == REDIS_SHARDS; i++)
@@ -95,7 +100,7 @@ void redis_shards_new(struct bus_redis *b)
 
 void redis_shards_check(struct bus_redis *b, unsigned partition)
 {
-    if (b->target.form == REDIS_SHARDS || b->target.form == REDIS_SINGLE)
+    if (b->target.form != REDIS_CLUSTER || partition == 0)
         ask(b, partition);
 }
 
@@ -111,7 +116,7 @@ void redis_shards_health(const struct bus_redis *b, char *error, size_t size)
     error[0] = 0;
     for (unsigned i = 0; i < b->partition_count; i++) {
         if (b->partitions[i].told) {
-            snprintf(error, size, "shard %u belongs to another list of shards: see chatd:shards there",
+            snprintf(error, size, "shard %u belongs to another list of shards: see chatd:{0}:shards there",
                      i + 1);
             return;
         }

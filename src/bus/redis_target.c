@@ -118,7 +118,8 @@ static bool read_secret(const struct reading *r, struct span text, const char *w
             int low = i + 2 < text.length ? hex_digit(text.data[i + 2]) : -1;
 
             if (high < 0 || low < 0)
-                return complain(r, "%% in the %s without two hex digits after it (a %% itself is %%25)", what);
+                return complain(r, "%% in the %s without two hex digits after it (a %% itself is %%25)",
+                                what);
             c = (char)(high << 4 | low);
             i += 2;
         }
@@ -214,8 +215,8 @@ static bool read_server(const struct reading *r, struct span text, int port)
         found = colon;
     }
     if (found && !read_number(rest, 1, 65535, &port))
-        return complain(r, "the port is not a number from 1 to 65535 (an IPv6 address stands in brackets, and "
-                           "@ : / , in a password are written %%40 %%3A %%2F %%2C)");
+        return complain(r, "the port is not a number from 1 to 65535 (an IPv6 address stands in brackets, "
+                           "and @ : / , in a password are written %%40 %%3A %%2F %%2C)");
     if (!add_server(r, host, port))
         return false;
     if (bracket ? !is_ipv6(r->target->servers[r->target->count - 1].host) : !is_name(host))

@@ -15,7 +15,7 @@ static const uint64_t NUMBER_MAX = 1ULL << 53;
 
 enum { REDIS_WINDOW_STEP_MS = 100 };
 
-/* Where the answer's parts begin: status, below, pending, then number and event in turn. */
+/* Where the answer's parts begin: status, below, pending, then number and payload in turn. */
 enum { AT_STATUS, AT_BELOW, AT_PENDING, AT_PAGE };
 
 struct look {
@@ -53,7 +53,7 @@ static void fail(struct look *look)
 static void fill(struct page *page, const redisReply *reply)
 {
     for (size_t i = AT_PAGE; i + 1 < reply->elements; i += 2) {
-        struct text event = redis_reply_text(reply, i + 1);
+        struct text event = redis_payload_event(redis_reply_text(reply, i + 1));
 
         page_add(page, redis_reply_number(reply, i), event.data, event.length);
     }

@@ -1,7 +1,8 @@
 /* mongo_batch.c - insert, then look at what collided.
  *
- * A duplicate is no proof yet: the row may be one that no majority has, and go again with its primary. So it counts when
- * it is read with read concern majority; before that the message stays PENDING and is inserted again. */
+ * A duplicate is no proof yet: the row may be one that no majority has, and go again with its primary. So
+ * it counts when it is read with read concern majority; before that the message stays PENDING and is
+ * inserted again. */
 #include "mongo_batch.h"
 
 #include <stdlib.h>
@@ -11,7 +12,8 @@
 #include "mongo_link.h"
 #include "mongo_schema.h"
 
-/* Rows asked for in one query. By number the server walks rooms times numbers in the index, by key it plans each of them. */
+/* Rows asked for in one query. By number the server walks rooms times numbers in the index, by key it
+ * plans each of them. */
 enum { NUMBER_CHUNK = 250, KEY_CHUNK = 20 };
 
 struct attempt {
@@ -27,7 +29,8 @@ struct attempt {
 
 /* ---- inserting ---- */
 
-/* Codes that one document is refused with whenever it comes. All others may pass: a full disk, a new primary. */
+/* Codes that one document is refused with whenever it comes. All others may pass: a full disk, a new
+ * primary. */
 static bool is_for_good(uint32_t code)
 {
     return code == 2 /* BadValue */ || code == 121 /* DocumentValidationFailure */ ||
@@ -39,8 +42,8 @@ static void refuse(struct mongo_item *item, uint32_t code, const char *reason)
     const struct message *message = item->message;
 
     item->verdict = MONGO_REFUSED;
-    log_error("store_refused", "room=%.*s seq=%llu code=%u error=%s", (int)message->room.length, message->room.data,
-              (unsigned long long)message->seq, code, reason);
+    log_error("store_refused", "room=%.*s seq=%llu code=%u error=%s", (int)message->room.length,
+              message->room.data, (unsigned long long)message->seq, code, reason);
 }
 
 static void fail(struct attempt *attempt, const bson_error_t *error)
@@ -125,7 +128,8 @@ static void insert(struct attempt *attempt, const bson_t *documents)
     BSON_APPEND_BOOL(&options, "validate", false); /* they are made here, and their texts looked at */
     for (uint32_t i = 0; i < attempt->sent_count; i++)
         pointers[i] = &documents[i];
-    ok = mongoc_collection_insert_many(attempt->messages, pointers, attempt->sent_count, &options, &reply, &error);
+    ok = mongoc_collection_insert_many(attempt->messages, pointers, attempt->sent_count, &options, &reply,
+                                       &error);
     for (uint32_t i = 0; i < attempt->sent_count && ok; i++) {
         attempt->sent[i]->verdict = MONGO_STORED;
         attempt->sent[i]->seq = attempt->sent[i]->message->seq;
@@ -139,7 +143,8 @@ static void insert(struct attempt *attempt, const bson_t *documents)
 
 /* ---- settling ---- */
 
-/* A question about the open items in [from, upto) whose verdict is pending; `answer` is called with each row found. */
+/* A question about the open items in [from, upto) whose verdict is pending; `answer` is called with each
+ * row found. */
 struct question {
     void (*filter)(struct attempt *attempt, uint32_t from, uint32_t upto, bson_t *out);
     void (*answer)(struct attempt *attempt, uint32_t from, uint32_t upto, const bson_t *row);
@@ -152,7 +157,8 @@ static bool is_pending(const struct attempt *attempt, uint32_t i)
 
 /* Appends `field`: {"$in": [...]}, each element by `add`. */
 static void filter_in(struct attempt *attempt, uint32_t from, uint32_t upto, const char *field,
-                      void (*add)(bson_t *list, const char *index, const struct message *message), bson_t *out)
+                      void (*add)(bson_t *list, const char *index, const struct message *message),
+                      bson_t *out)
 {
     bson_t in, list;
     uint32_t count = 0;
@@ -296,8 +302,8 @@ static bool ask_all(struct attempt *attempt, const struct question *question, ui
     return true;
 }
 
-/* The number first: it is the message itself, mostly. Then the key, also for one whose number is taken: it may be stored under
- * another one. */
+/* The number first: it is the message itself, mostly. Then the key, also for one whose number is taken:
+ * it may be stored under another one. */
 static void settle(struct attempt *attempt)
 {
     static const struct question NUMBER = {filter_numbers, answer_number}, KEY = {filter_keys, answer_key};
@@ -313,7 +319,8 @@ static void settle(struct attempt *attempt)
             item->verdict = MONGO_TAKEN;
         } else {
             attempt->failed = true;
-            mongo_error_set(attempt->error, MONGO_ERROR_MAJORITY, "a message is written, but not yet by a majority");
+            mongo_error_set(attempt->error, MONGO_ERROR_MAJORITY,
+                            "a message is written, but not yet by a majority");
         }
     }
 }
@@ -339,8 +346,8 @@ static void sort_out(struct attempt *attempt, struct mongo_item *items, uint32_t
     }
 }
 
-bool mongo_batch_write(mongoc_client_t *client, const char *database, struct mongo_item *items, uint32_t count,
-                       bson_error_t *error)
+bool mongo_batch_write(mongoc_client_t *client, const char *database, struct mongo_item *items,
+                       uint32_t count, bson_error_t *error)
 {
     bson_t *documents = allocate(count, sizeof(*documents));
     struct attempt attempt = {
@@ -371,8 +378,8 @@ bool mongo_batch_highest(mongoc_client_t *client, const char *database, struct t
                          bson_error_t *error)
 {
     bson_t filter = BSON_INITIALIZER;
-    bson_t *options = BCON_NEW("sort", "{", "seq", BCON_INT32(-1), "}", "limit", BCON_INT64(1), "projection", "{", "seq",
-                               BCON_INT32(1), "}");
+    bson_t *options = BCON_NEW("sort", "{", "seq", BCON_INT32(-1), "}", "limit", BCON_INT64(1), "projection",
+                               "{", "seq", BCON_INT32(1), "}");
     mongoc_collection_t *messages = mongoc_client_get_collection(client, database, MONGO_MESSAGES);
     mongoc_cursor_t *cursor;
     const bson_t *row;

@@ -9,8 +9,8 @@
 #include "chatd/message.h"
 
 enum {
-    MONGO_BATCH_MESSAGES = 1000,          /* at most */
-    MONGO_BATCH_BYTES = 4 * 1024 * 1024,  /* of events, likewise; one message more than that still goes in */
+    MONGO_BATCH_MESSAGES = 1000,         /* at most */
+    MONGO_BATCH_BYTES = 4 * 1024 * 1024, /* of events, likewise; one message more than that still goes in */
 };
 
 enum mongo_verdict {
@@ -22,16 +22,19 @@ enum mongo_verdict {
 
 struct mongo_item {
     const struct message *message; /* lives as long as the item */
-    bool look; /* its number doesn't stand any more: it is only looked whether an earlier try got through; if not, TAKEN */
+    /* Its number doesn't stand any more: it is only looked whether an earlier try got through; if not, TAKEN.
+     */
+    bool look;
     enum mongo_verdict verdict;
     uint64_t seq; /* STORED */
     void *owner;
 };
 
-/* Inserts the items, unordered, and settles those that collide with what is there or with each other. Doing it again for
- * what is stored already is harmless. False with the reason in `error` when verdicts are missing (PENDING): try again. */
-bool mongo_batch_write(mongoc_client_t *client, const char *database, struct mongo_item *items, uint32_t count,
-                       bson_error_t *error) __attribute__((warn_unused_result));
+/* Inserts the items, unordered, and settles those that collide with what is there or with each other.
+ * Doing it again for what is stored already is harmless. False with the reason in `error` when verdicts
+ * are missing (PENDING): try again. */
+bool mongo_batch_write(mongoc_client_t *client, const char *database, struct mongo_item *items,
+                       uint32_t count, bson_error_t *error) __attribute__((warn_unused_result));
 
 /* The highest number that the store has in a room, 0 for none. */
 bool mongo_batch_highest(mongoc_client_t *client, const char *database, struct text room, uint64_t *highest,

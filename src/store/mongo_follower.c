@@ -82,18 +82,21 @@ static void gather(struct connection *c, struct ring *ring, uint64_t *position)
 enum verdict { DONE, NO_PLACE, FAILED };
 
 /* Rule 5. */
-static enum verdict settle(struct connection *c, struct ring *ring, const struct mongo_item *item, bson_error_t *error)
+static enum verdict settle(struct connection *c, struct ring *ring, const struct mongo_item *item,
+                           bson_error_t *error)
 {
     const struct message *message = item->message;
     uint64_t highest;
 
     if (item->verdict == MONGO_REFUSED) {
-        /* The ring can't take back what it said to members: better it stands still, and says so, than an ack that lies. */
+        /* The ring can't take back what it said to members: better it stands still, and says so, than an
+         * ack that lies. */
         bson_set_error(error, MONGOC_ERROR_SERVER, 0, "MongoDB refuses a message for good");
         return FAILED;
     }
     if (item->verdict == MONGO_TAKEN) {
-        if (!mongo_batch_highest(c->client, mongo_link_database(c->follower->link), message->room, &highest, error))
+        if (!mongo_batch_highest(c->client, mongo_link_database(c->follower->link), message->room, &highest,
+                                 error))
             return FAILED;
         return ring_republish(ring, message, highest) ? DONE : NO_PLACE;
     }
@@ -102,8 +105,8 @@ static enum verdict settle(struct connection *c, struct ring *ring, const struct
     return DONE;
 }
 
-/* Settles the batch in the ring's order; *position is behind the last one that is done. No place for a new number: what is in front
- * of it is committed, which makes place. */
+/* Settles the batch in the ring's order; *position is behind the last one that is done. No place for a
+ * new number: what is in front of it is committed, which makes place. */
 static bool settle_all(struct connection *c, struct ring *ring, uint64_t *position, uint32_t *messages,
                        bson_error_t *error)
 {
@@ -116,7 +119,8 @@ static bool settle_all(struct connection *c, struct ring *ring, uint64_t *positi
             break;
         }
         if (verdict == NO_PLACE)
-            mongo_error_set(error, MONGO_ERROR_MAJORITY, "the log is full and a message in it needs a new number");
+            mongo_error_set(error, MONGO_ERROR_MAJORITY,
+                            "the log is full and a message in it needs a new number");
         if (verdict != DONE)
             return false;
         /* A number that became void was seen by members: it isn't given again either. */

@@ -57,7 +57,8 @@ int mongo_lease_init(struct mongo_lease *lease, const char *data_dir, char error
         return status;
     }
     gethostname(host, sizeof(host) - 1);
-    snprintf(lease->owner, sizeof(lease->owner), "%s:%.*s:%s", host, PATH_MAX - HOST_ID_LENGTH - 8, data_dir, id);
+    snprintf(lease->owner, sizeof(lease->owner), "%s:%.*s:%s", host, PATH_MAX - HOST_ID_LENGTH - 8, data_dir,
+             id);
     return 0;
 }
 
@@ -114,7 +115,8 @@ static int64_t get_date(const bson_t *row, const char *field)
 {
     bson_iter_t at;
 
-    return bson_iter_init_find(&at, row, field) && BSON_ITER_HOLDS_DATE_TIME(&at) ? bson_iter_date_time(&at) : 0;
+    return bson_iter_init_find(&at, row, field) && BSON_ITER_HOLDS_DATE_TIME(&at) ? bson_iter_date_time(&at)
+                                                                                  : 0;
 }
 
 /* Whose it is, and since when it looks as it does. An empty `other`: nobody's any more. */
@@ -131,7 +133,8 @@ static bool watch(struct step *step, struct mongo_lease *lease)
         struct text owner = mongo_schema_get_text(row, "owner");
         int64_t until = get_date(row, "until");
 
-        if (until != lease->other_until || strncmp(lease->other, owner.data ? owner.data : "", sizeof(lease->other) - 1) != 0)
+        if (until != lease->other_until ||
+            strncmp(lease->other, owner.data ? owner.data : "", sizeof(lease->other) - 1) != 0)
             lease->other_since_ms = clock_monotonic_ms();
         lease->other_until = until;
         snprintf(lease->other, sizeof(lease->other), "%.*s", (int)owner.length, owner.data ? owner.data : "");
@@ -156,12 +159,13 @@ static bool acquire(struct step *step, struct mongo_lease *lease)
     if (lease->other[0] && clock_monotonic_ms() - lease->other_since_ms >= MONGO_LEASE_MS &&
         (!touch(step, lease->other, lease->other_until, lease->owner, &mine) || mine))
         return mine;
-    mongo_error_set(step->error, MONGO_ERROR_LEASE, "another host serves this database (%.160s); several hosts need redis",
-                    lease->other);
+    mongo_error_set(step->error, MONGO_ERROR_LEASE,
+                    "another host serves this database (%.160s); several hosts need redis", lease->other);
     return false;
 }
 
-bool mongo_lease_hold(struct mongo_lease *lease, mongoc_client_t *client, const char *database, bson_error_t *error)
+bool mongo_lease_hold(struct mongo_lease *lease, mongoc_client_t *client, const char *database,
+                      bson_error_t *error)
 {
     int64_t now_ms = clock_monotonic_ms();
     struct step step = {.error = error};

@@ -25,8 +25,8 @@ struct mongo_link {
     mongoc_client_pool_t *pool; /* NULL before the first pop, and until it can be made */
     struct role_state roles[MONGO_ROLES];
     enum mongo_state state;
-    int64_t since_ms; /* Unix time of the last change of state */
-    int64_t worked_ms; /* monotonic; when the last thing that worked began */
+    int64_t since_ms;             /* Unix time of the last change of state */
+    int64_t worked_ms;            /* monotonic; when the last thing that worked began */
     const char *said[CAUSES_MAX]; /* causes logged since all was well */
 };
 
@@ -166,8 +166,8 @@ const char *mongo_link_database(const struct mongo_link *link)
     return mongo_uri_database(link->uri);
 }
 
-/* Outside of the mutex, because it may ask the DNS and the loop looks at the state meanwhile; who comes second throws its
- * own pool away. */
+/* Outside of the mutex, because it may ask the DNS and the loop looks at the state meanwhile; who comes
+ * second throws its own pool away. */
 static mongoc_client_pool_t *get_pool(struct mongo_link *link, bson_error_t *error)
 {
     mongoc_client_pool_t *pool, *mine;
@@ -240,7 +240,8 @@ static bool is_reach(const char *cause)
     return strcmp(cause, "network") == 0 || strcmp(cause, "server_selection") == 0;
 }
 
-void mongo_link_failed(struct mongo_link *link, enum mongo_role role, int64_t start_ms, const bson_error_t *error)
+void mongo_link_failed(struct mongo_link *link, enum mongo_role role, int64_t start_ms,
+                       const bson_error_t *error)
 {
     const char *cause = mongo_error_cause(error);
     struct role_state *state = &link->roles[role];
@@ -317,7 +318,8 @@ void mongo_link_health(struct mongo_link *link, struct store_health *health)
     health->since_ms = link->since_ms;
     health->error[0] = '\0';
     if (!health->ok)
-        snprintf(health->error, sizeof(health->error), "%s", failing ? failing->error : "connecting to MongoDB");
+        snprintf(health->error, sizeof(health->error), "%s",
+                 failing ? failing->error : "connecting to MongoDB");
     pthread_mutex_unlock(&link->mutex);
 }
 

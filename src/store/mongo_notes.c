@@ -1,7 +1,7 @@
 /* mongo_notes.c - two tables of notes, and the thread that writes them.
  *
- * No upserts: a document is inserted, and one that is there already is updated with $max. So two workers that note the same
- * room at once need no luck, and what is written twice or late changes nothing. */
+ * No upserts: a document is inserted, and one that is there already is updated with $max. So two workers
+ * that note the same room at once need no luck, and what is written twice or late changes nothing. */
 #include "mongo_notes.h"
 
 #include <errno.h>
@@ -17,11 +17,13 @@
 
 enum {
     INSERT_CHUNK = 500,
-    /* Statements of one update command. The driver would send 1,000; few of them leave the server to others sooner. */
+    /* Statements of one update command. The driver would send 1,000; few of them leave the server to
+     * others sooner. */
     UPDATE_CHUNK = 20,
 };
 
-/* Added by whoever notes, removed by the thread only: so it may use one without the mutex, but for its numbers. */
+/* Added by whoever notes, removed by the thread only: so it may use one without the mutex, but for its
+ * numbers. */
 struct note {
     bool known; /* its document is there; the thread's */
     bool dirty; /* has news */
@@ -161,18 +163,16 @@ struct chunk {
     uint32_t count;
 };
 
-/* Takes dirty notes that are known, or not, and clears their mark. Those written since `pass_ms` have had their turn, else a
- * busy room would keep all others waiting. */
-static void take(struct mongo_notes *notes, struct table *table, bool known, int64_t pass_ms, struct chunk *chunk)
+/* Takes dirty notes that are known, or not, and clears their mark. Those written since `pass_ms` have had
+ * their turn, else a busy room would keep all others waiting. */
+static void take(struct mongo_notes *notes, struct table *table, bool known, int64_t pass_ms,
+                 struct chunk *chunk)
 {
     uint32_t most = known ? UPDATE_CHUNK : INSERT_CHUNK;
-    struct note *note, *next;
 
     chunk->count = 0;
     pthread_mutex_lock(&notes->mutex);
-    HASH_ITER (hh, table->notes, note, next) {
-        if (chunk->count == most)
-            break;
+    for (struct note *note = table->notes; note && chunk->count < most; note = note->hh.next) {
         if (!note->dirty || note->known != known || note->written_ms >= pass_ms)
             continue;
         note->dirty = false;
@@ -203,10 +203,12 @@ static void make_document(struct mongo_notes *notes, const struct note *note,
 }
 
 /* Those that were there already are to be updated. False when there are other errors than that. */
-static bool mark_there(struct mongo_notes *notes, struct table *table, const struct chunk *chunk, const bson_t *reply)
+static bool mark_there(struct mongo_notes *notes, struct table *table, const struct chunk *chunk,
+                       const bson_t *reply)
 {
     bson_iter_t list, at;
-    bool only = bson_iter_init_find(&list, reply, "writeErrors") && bson_iter_recurse(&list, &at) && bson_iter_next(&at);
+    bool only = bson_iter_init_find(&list, reply, "writeErrors") && bson_iter_recurse(&list, &at) &&
+                bson_iter_next(&at);
 
     if (!only)
         return false;
@@ -292,7 +294,8 @@ static bool write_some(struct mongo_notes *notes, struct table *table, mongoc_cl
     if (!*any)
         return true;
     collection = mongoc_client_get_collection(client, mongo_link_database(notes->link), table->collection);
-    ok = known ? update(notes, table, collection, &chunk, error) : insert(notes, table, collection, &chunk, error);
+    ok = known ? update(notes, table, collection, &chunk, error)
+               : insert(notes, table, collection, &chunk, error);
     mongoc_collection_destroy(collection);
     for (uint32_t i = 0; i < chunk.count && !ok; i++)
         give_back(notes, table, chunk.notes[i]);
@@ -333,25 +336,28 @@ static void write_all(struct mongo_notes *notes)
         mongo_link_failed(notes->link, MONGO_NOTES, start_ms, &error);
 }
 
+/* Those that have nothing to write and were written before `before_ms`. */
+static void forget_clean(struct table *table, int64_t before_ms)
+{
+    struct note *next;
+
+    for (struct note *note = table->notes; note; note = next) {
+        next = note->hh.next;
+        if (note->dirty || note->written_ms >= before_ms)
+            continue;
+        HASH_DEL(table->notes, note);
+        free(note);
+    }
+}
+
 /* Users that may be written again, and rooms when there are many: they come back with their next message. */
 static void forget(struct mongo_notes *notes)
 {
     bool crowded = HASH_COUNT(notes->rooms.notes) > MONGO_NOTES_ROOMS_MAX / 2;
-    int64_t before_ms = clock_monotonic_ms() - MONGO_NOTES_USER_MS;
-    struct note *note, *next;
 
-    HASH_ITER (hh, notes->users.notes, note, next) {
-        if (!note->dirty && note->written_ms < before_ms) {
-            HASH_DEL(notes->users.notes, note);
-            free(note);
-        }
-    }
-    HASH_ITER (hh, notes->rooms.notes, note, next) {
-        if (crowded && !note->dirty) {
-            HASH_DEL(notes->rooms.notes, note);
-            free(note);
-        }
-    }
+    forget_clean(&notes->users, clock_monotonic_ms() - MONGO_NOTES_USER_MS);
+    if (crowded)
+        forget_clean(&notes->rooms, INT64_MAX);
 }
 
 /* Until something was noted and MONGO_NOTES_MS are over since the last time. Mutex held. False: stop. */
@@ -396,10 +402,14 @@ int mongo_notes_start(struct mongo_notes **out, struct mongo_link *link)
     if (!notes)
         return -ENOMEM;
     notes->link = link;
-    notes->rooms = (struct table){
-        .collection = MONGO_ROOMS, .most = MONGO_NOTES_ROOMS_MAX, .document = room_document, .update = room_update};
-    notes->users = (struct table){
-        .collection = MONGO_USERS, .most = MONGO_NOTES_USERS_MAX, .document = user_document, .update = user_update};
+    notes->rooms = (struct table){.collection = MONGO_ROOMS,
+                                  .most = MONGO_NOTES_ROOMS_MAX,
+                                  .document = room_document,
+                                  .update = room_update};
+    notes->users = (struct table){.collection = MONGO_USERS,
+                                  .most = MONGO_NOTES_USERS_MAX,
+                                  .document = user_document,
+                                  .update = user_update};
     pthread_mutex_init(&notes->mutex, NULL);
     store_thread_cond_init(&notes->work);
     status = store_thread_start(&notes->thread, run, notes);

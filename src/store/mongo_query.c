@@ -58,13 +58,15 @@ static bool take_highest(struct store_request *request, const bson_t *row)
     return false;
 }
 
-/* The messages first: retention notes a room's highest number before it removes messages. What rooms say lags otherwise. */
+/* The messages first: retention notes a room's highest number before it removes messages. What rooms say
+ * lags otherwise. */
 static enum store_status highest(struct asking *asking)
 {
     struct store_request *request = asking->request;
     bson_t *filter;
 
-    if (!mongo_batch_highest(asking->client, asking->database, room_of(request), &request->number, &asking->error))
+    if (!mongo_batch_highest(asking->client, asking->database, room_of(request), &request->number,
+                             &asking->error))
         return STORE_FAILED;
     filter = bson_new();
     mongo_schema_text(filter, "_id", room_of(request));
@@ -84,7 +86,8 @@ static enum store_status find(struct asking *asking)
     struct store_request *request = asking->request;
     const char *user = request->names.data + request->room_length;
     struct text key = {user + request->user_length, request->key_length};
-    bson_t *filter = bson_new(), *options = BCON_NEW("limit", BCON_INT64(1), "projection", "{", "seq", BCON_INT32(1), "}");
+    bson_t *filter = bson_new(),
+           *options = BCON_NEW("limit", BCON_INT64(1), "projection", "{", "seq", BCON_INT32(1), "}");
     enum store_status status;
 
     mongo_schema_key(filter, room_of(request), (struct text){user, request->user_length}, key, request->uid);
@@ -103,7 +106,8 @@ static bool take_uid(struct store_request *request, const bson_t *row)
 static enum store_status resolve(struct asking *asking)
 {
     struct store_request *request = asking->request;
-    bson_t *filter = bson_new(), *options = BCON_NEW("limit", BCON_INT64(1), "projection", "{", "uid", BCON_INT32(1), "}");
+    bson_t *filter = bson_new(),
+           *options = BCON_NEW("limit", BCON_INT64(1), "projection", "{", "uid", BCON_INT32(1), "}");
     enum store_status status;
 
     mongo_schema_text(filter, "room", room_of(request));
@@ -146,8 +150,8 @@ static enum store_status page(struct asking *asking)
 {
     struct store_request *request = asking->request;
     bson_t *filter = bson_new(), range;
-    bson_t *options = BCON_NEW("sort", "{", "seq", BCON_INT32(-1), "}", "projection", "{", "seq", BCON_INT32(1), "event",
-                               BCON_INT32(1), "_id", BCON_INT32(0), "}");
+    bson_t *options = BCON_NEW("sort", "{", "seq", BCON_INT32(-1), "}", "projection", "{", "seq",
+                               BCON_INT32(1), "event", BCON_INT32(1), "_id", BCON_INT32(0), "}");
     enum store_status status;
 
     mongo_schema_text(filter, "room", room_of(request));
@@ -163,14 +167,15 @@ static enum store_status page(struct asking *asking)
 
 static enum store_status rooms(struct asking *asking)
 {
-    bson_t *options =
-        BCON_NEW("sort", "{", "active", BCON_INT32(-1), "}", "projection", "{", "highest", BCON_INT32(1), "}");
+    bson_t *options = BCON_NEW("sort", "{", "active", BCON_INT32(-1), "}", "projection", "{", "highest",
+                               BCON_INT32(1), "}");
 
     limit(options, asking->request);
     return ask(asking, MONGO_ROOMS, bson_new(), options, take_room);
 }
 
-int mongo_query_answer(void *arg, void **connection, struct store_request *request, char error[RING_ERROR_MAX])
+int mongo_query_answer(void *arg, void **connection, struct store_request *request,
+                       char error[RING_ERROR_MAX])
 {
     static enum store_status (*const answer[])(struct asking *) = {
         [STORE_READ_HIGHEST] = highest, [STORE_READ_FIND] = find,   [STORE_READ_RESOLVE] = resolve,

@@ -264,7 +264,8 @@ uint64_t mongo_queue_bytes(const struct mongo_queue *queue)
     return queue->bytes;
 }
 
-void mongo_queue_commit(struct mongo_queue *queue, const struct message *message, store_on_number *done, void *arg)
+void mongo_queue_commit(struct mongo_queue *queue, const struct message *message, store_on_number *done,
+                        void *arg)
 {
     struct entry *entry = entry_new(message, done, arg);
     bool over = queue->bytes >= 2 * (size_t)queue->options.config->store_queue_bytes;
@@ -282,7 +283,8 @@ void mongo_queue_commit(struct mongo_queue *queue, const struct message *message
 
 /* ---- batches ---- */
 
-/* Its number doesn't stand. When the worker stops nobody can publish it again: the next one does, from the spool. */
+/* Its number doesn't stand. When the worker stops nobody can publish it again: the next one does, from
+ * the spool. */
 static void move_away(struct mongo_queue *queue, struct entry *entry)
 {
     if (queue->closing)
@@ -459,12 +461,19 @@ static void wait_for_thread(struct mongo_queue *queue, int64_t most_ms)
     pthread_mutex_unlock(&queue->mutex);
 }
 
+/* While MongoDB fails the rest is better off in a file now: one more try could take longer than whoever
+ * waits for this process. */
+static bool is_hopeless(struct mongo_queue *queue)
+{
+    return queue->pause_ms > 0 && job_state(queue) == JOB_NONE;
+}
+
 /* Like the loop, but without one. */
 static void commit_rest(struct mongo_queue *queue, int patience_ms)
 {
     int64_t deadline_ms = clock_monotonic_ms() + patience_ms, left;
 
-    while (!is_empty(queue) && (left = deadline_ms - clock_monotonic_ms()) > 0) {
+    while (!is_empty(queue) && !is_hopeless(queue) && (left = deadline_ms - clock_monotonic_ms()) > 0) {
         int due_ms = mongo_queue_turn(queue);
 
         wait_for_thread(queue, due_ms > 0 && due_ms < left ? due_ms : left);

@@ -1,10 +1,13 @@
-/* mongo_queue.h - with Redis: the bounded queue of what this worker has to commit, and the thread that does.
+/* mongo_queue.h - with Redis: the bounded queue of what this worker has to commit, and the thread that
+ * does.
  *
- * One batch is out at a time. Right before it goes the bus is asked about each message whether its number stands (rule 8); that
- * happens on the loop, so a batch that failed comes back to the loop, waits there (50 ms to 5 s, with jitter), and its messages
- * are the first of the next one. What became of a message that was sent and not answered isn't known: it is inserted again, which
- * is harmless; one whose number doesn't stand any more is only looked for by its key, and if it isn't there it is STORE_MOVED: should
- * the first try get through after that, the unique key keeps one of the two out and the ack names the other. */
+ * One batch is out at a time. Right before it goes the bus is asked about each message whether its number
+ * stands (rule 8); that happens on the loop, so a batch that failed comes back to the loop, waits there
+ * (50 ms to 5 s, with jitter), and its messages are the first of the next one. What became of a message
+ * that was sent and not answered isn't known: it is inserted again, which is harmless; one whose number
+ * doesn't stand any more is only looked for by its key, and if it isn't there it is STORE_MOVED: should
+ * the first try get through after that, the unique key keeps one of the two out and the ack names the
+ * other. */
 #ifndef CHATD_MONGO_QUEUE_H
 #define CHATD_MONGO_QUEUE_H
 
@@ -29,20 +32,22 @@ int mongo_queue_start(struct mongo_queue **queue, const struct mongo_queue_optio
 
 /* All following: loop thread. */
 
-void mongo_queue_commit(struct mongo_queue *queue, const struct message *message, store_on_number *done, void *arg);
+void mongo_queue_commit(struct mongo_queue *queue, const struct message *message, store_on_number *done,
+                        void *arg);
 bool mongo_queue_full(const struct mongo_queue *queue);
 uint64_t mongo_queue_bytes(const struct mongo_queue *queue);
 
-/* Hands the next batch to the thread if it is idle: to be called before the loop sleeps. Returns in how many ms to call again
- * at the latest, 0: when woken. */
+/* Hands the next batch to the thread if it is idle: to be called before the loop sleeps. Returns in how
+ * many ms to call again at the latest, 0: when woken. */
 int mongo_queue_turn(struct mongo_queue *queue);
 
 /* Calls back for what has been answered. */
 void mongo_queue_take(struct mongo_queue *queue);
 
-/* Goes on committing for at most `patience_ms`, spools the rest, ends the thread (which may take the socket's timeout longer, the
- * spool is written by then), and answers everybody: STORE_OK what is stored, STORE_FAILED all else. What is committed
- * from now on is STORE_FAILED; mongo_queue_take says so. */
+/* Goes on committing for at most `patience_ms` or until that fails, spools the rest, ends the thread
+ * (which may take the socket's timeout, from when the batch went; the spool is written before that), and
+ * answers everybody: STORE_OK what is stored, STORE_FAILED all else. What is committed from now on is
+ * STORE_FAILED; mongo_queue_take says so. */
 void mongo_queue_stop(struct mongo_queue *queue, int patience_ms);
 void mongo_queue_free(struct mongo_queue *queue);
 

@@ -1,7 +1,7 @@
 /* mongo_schema.c - documents and indexes.
  *
- * `key` is never missing: to MongoDB two documents without it are two of the same key, and an index with a filter can't be
- * unique under a shard key. A client's string and a uid as binary are never equal. */
+ * `key` is never missing: to MongoDB two documents without it are two of the same key, and an index with
+ * a filter can't be unique under a shard key. A client's string and a uid as binary are never equal. */
 #include "mongo_schema.h"
 
 #include <string.h>
@@ -21,7 +21,8 @@ static const struct index INDEXES[] = {
 };
 
 /* One index a command: the servers that only speak the protocol don't all take several. */
-static bool make_index(mongoc_client_t *client, const char *database, const struct index *index, bson_error_t *error)
+static bool make_index(mongoc_client_t *client, const char *database, const struct index *index,
+                       bson_error_t *error)
 {
     bson_t command = BSON_INITIALIZER, keys, list, one;
     bool ok;
@@ -40,7 +41,8 @@ static bool make_index(mongoc_client_t *client, const char *database, const stru
     ok = mongoc_client_write_command_with_opts(client, database, &command, NULL, NULL, error);
     bson_destroy(&command);
     bson_destroy(&keys);
-    /* What keeps an index from being made is called by its name; what keeps the server from answering, by its own. */
+    /* What keeps an index from being made is called by its name; what keeps the server from answering, by
+     * its own. */
     if (!ok && strcmp(mongo_error_cause(error), "server") == 0) {
         bson_error_t reason = *error;
 
@@ -66,7 +68,8 @@ void mongo_schema_text(bson_t *document, const char *field, struct text text)
     bson_append_utf8(document, field, -1, text.length > 0 ? text.data : "", (int)text.length);
 }
 
-void mongo_schema_key(bson_t *document, struct text room, struct text user, struct text key, const uint8_t *uid)
+void mongo_schema_key(bson_t *document, struct text room, struct text user, struct text key,
+                      const uint8_t *uid)
 {
     mongo_schema_text(document, "room", room);
     mongo_schema_text(document, "user", user);
@@ -83,7 +86,8 @@ static bool is_utf8(struct text text)
 
 bool mongo_schema_message(bson_t *document, const struct message *message)
 {
-    if (!is_utf8(message->room) || !is_utf8(message->user) || !is_utf8(message->key) || !is_utf8(message->event))
+    if (!is_utf8(message->room) || !is_utf8(message->user) || !is_utf8(message->key) ||
+        !is_utf8(message->event))
         return false;
     mongo_schema_key(document, message->room, message->user, message->key, message->uid);
     BSON_APPEND_INT64(document, "seq", (int64_t)message->seq);

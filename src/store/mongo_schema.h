@@ -1,4 +1,5 @@
-/* mongo_schema.h - names of collections and fields, indexes, and messages as documents. Writer's and readers' threads. */
+/* mongo_schema.h - names of collections and fields, indexes, and messages as documents. Writer's and
+ * readers' threads. */
 #ifndef CHATD_MONGO_SCHEMA_H
 #define CHATD_MONGO_SCHEMA_H
 
@@ -17,11 +18,15 @@ enum { MONGO_DUPLICATE = 11000 }; /* the server's code for a key that a unique i
 bool mongo_schema_prepare(mongoc_client_t *client, const char *database, bson_error_t *error)
     __attribute__((warn_unused_result));
 
-/* The message as a document, into an initialised one. False when the server would refuse it: a text isn't UTF-8. */
-bool mongo_schema_message(bson_t *document, const struct message *message) __attribute__((warn_unused_result));
+/* The message as a document, into an initialised one. False when the server would refuse it: a text isn't
+ * UTF-8. */
+bool mongo_schema_message(bson_t *document, const struct message *message)
+    __attribute__((warn_unused_result));
 
-/* Appends {room, user, key}: what is unique of a message beside its number. An empty key: its uid stands in for it. */
-void mongo_schema_key(bson_t *document, struct text room, struct text user, struct text key, const uint8_t *uid);
+/* Appends {room, user, key}: what is unique of a message beside its number. An empty key: its uid stands
+ * in for it. */
+void mongo_schema_key(bson_t *document, struct text room, struct text user, struct text key,
+                      const uint8_t *uid);
 
 void mongo_schema_text(bson_t *document, const char *field, struct text text);
 

@@ -1,4 +1,5 @@
-/* mongo_spool.c - replays spool files: a thread reads a piece, the loop hands it up, the thread waits for its answers. */
+/* mongo_spool.c - replays spool files: a thread reads a piece, the loop hands it up, the thread waits for
+ * its answers. */
 #include "mongo_spool.h"
 
 #include <dirent.h>
@@ -83,8 +84,8 @@ static void clear_piece(struct mongo_spool *spool)
 
 enum found { FOUND, DAMAGED, END };
 
-/* Appends the next record to the piece. After one that is damaged inside the next can be found; after one without a
- * sensible head nothing can. */
+/* Appends the next record to the piece. After one that is damaged inside the next can be found; after one
+ * without a sensible head nothing can. */
 static enum found read_record(struct mongo_spool *spool, FILE *in, const char *name)
 {
     struct mongo_spool_head head;

@@ -1,8 +1,8 @@
 /* mongo_spool.h - messages in files, between one life of chatd and the next: DATA_DIR/spool/UNIQUE.spool.
  *
- * A file is a magic line and records: length, checksum, a message. Who holds its lock (flock) owns it: the worker that
- * writes it, then the worker that replays it. It goes when all its messages are known to be stored. A record that is cut off or
- * damaged was never acked; it is logged and left out. */
+ * A file is a magic line and records: length, checksum, a message. Who holds its lock (flock) owns it:
+ * the worker that writes it, then the worker that replays it. It goes when all its messages are known to
+ * be stored. A record that is cut off or damaged was never acked; it is logged and left out. */
 #ifndef CHATD_MONGO_SPOOL_H
 #define CHATD_MONGO_SPOOL_H
 
@@ -33,8 +33,8 @@ struct mongo_spool_options {
 int mongo_spool_start(struct mongo_spool **spool, const struct mongo_spool_options *options)
     __attribute__((warn_unused_result));
 
-/* MongoDB is there: the files that nobody else has are replayed, and every MONGO_SPOOL_AGAIN_MS those that are left or
- * came since. */
+/* MongoDB is there: the files that nobody else has are replayed, and every MONGO_SPOOL_AGAIN_MS those
+ * that are left or came since. */
 void mongo_spool_go(struct mongo_spool *spool);
 
 void mongo_spool_turn(struct mongo_spool *spool); /* hands up what was read */

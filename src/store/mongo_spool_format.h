@@ -1,5 +1,5 @@
-/* mongo_spool_format.h - how a message lies in a spool file. By the machine's own byte order: a file is read where it was
- * written. */
+/* mongo_spool_format.h - how a message lies in a spool file. By the machine's own byte order: a file is
+ * read where it was written. */
 #ifndef CHATD_MONGO_SPOOL_FORMAT_H
 #define CHATD_MONGO_SPOOL_FORMAT_H
 
@@ -31,6 +31,7 @@ uint64_t mongo_spool_checksum(const char *record, size_t length);
 void mongo_spool_encode(const struct message *message, struct buf *out); /* head and record */
 
 /* The message points into `record`. False when the lengths don't fit. */
-bool mongo_spool_decode(const char *record, size_t length, struct message *message) __attribute__((warn_unused_result));
+bool mongo_spool_decode(const char *record, size_t length, struct message *message)
+    __attribute__((warn_unused_result));
 
 #endif

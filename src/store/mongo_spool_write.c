@@ -84,8 +84,10 @@ bool mongo_spool_decode(const char *bytes, size_t length, struct message *messag
     memcpy(&record, bytes, sizeof(record));
     if (length - sizeof(record) != (uint64_t)record.room + record.user + record.key + record.event)
         return false;
-    *message = (struct message){
-        .seq = record.seq, .previous = record.previous, .time_ms = record.time_ms, .position = record.position};
+    *message = (struct message){.seq = record.seq,
+                                .previous = record.previous,
+                                .time_ms = record.time_ms,
+                                .position = record.position};
     memcpy(message->uid, record.uid, MESSAGE_UID_SIZE);
     message->room = cut(&at, record.room);
     message->user = cut(&at, record.user);
@@ -117,8 +119,8 @@ static int open_file(struct mongo_spool_file *file)
 
     if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
         random = (uint64_t)clock_monotonic_us();
-    snprintf(file->name, sizeof(file->name), "%013lld-%d-%016llx" MONGO_SPOOL_SUFFIX, (long long)clock_wall_ms(),
-             (int)getpid(), (unsigned long long)random);
+    snprintf(file->name, sizeof(file->name), "%013lld-%d-%016llx" MONGO_SPOOL_SUFFIX,
+             (long long)clock_wall_ms(), (int)getpid(), (unsigned long long)random);
     return openat(file->directory, file->name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 }
 
@@ -175,7 +177,8 @@ void mongo_spool_end(struct mongo_spool_file *file)
     if (fsync(file->directory) != 0 && file->error == 0)
         file->error = errno;
     if (file->error != 0)
-        log_error("spool_failed", "file=%s messages=%u error=%s", file->name, file->messages, strerror(file->error));
+        log_error("spool_failed", "file=%s messages=%u error=%s", file->name, file->messages,
+                  strerror(file->error));
     else
         log_warn("spooled", "file=%s messages=%u", file->name, file->messages);
     metrics_add(store_spooled_total, file->messages);

@@ -31,8 +31,11 @@ unsigned mongo_uri_pool_size(const struct config *config)
     return size > URI_POOL_LEAST ? (unsigned)size : URI_POOL_LEAST;
 }
 
-/* mongoc's messages don't quote user or password today; here it is made sure. What stands before the last @ is
- * taken for them: rather too much than too little. */
+static const char HOW_TO_ESCAPE[] =
+    "user name or password: characters other than letters, digits and -._~ have to be percent-encoded";
+
+/* mongoc's messages don't quote user or password today; here it is made sure. What stands before the last
+ * @ is taken for them: rather too much than too little. */
 static void hide_secrets(const char *uri, char error[STORE_MONGO_ERROR_MAX])
 {
     const char *start = strstr(uri, "://"), *end = strrchr(uri, '@'), *colon;
@@ -44,8 +47,15 @@ static void hide_secrets(const char *uri, char error[STORE_MONGO_ERROR_MAX])
     colon = colon ? colon + 1 : start + 3;
     snprintf(secret, sizeof(secret), "%.*s", (int)(end - colon), colon);
     if (secret[0] && strstr(error, secret))
-        snprintf(error, STORE_MONGO_ERROR_MAX,
-                 "user name or password: characters other than letters, digits and -._~ have to be percent-encoded");
+        snprintf(error, STORE_MONGO_ERROR_MAX, "%s", HOW_TO_ESCAPE);
+}
+
+/* With an @ in the password mongoc takes what follows it for the host, and then the log would name it. */
+static bool is_ambiguous(const char *uri)
+{
+    const char *at = strchr(uri, '@');
+
+    return at && strchr(at + 1, '@');
 }
 
 static void set_default(mongoc_uri_t *uri, const char *option, int32_t value)
@@ -74,8 +84,13 @@ static void set_concerns(mongoc_uri_t *uri)
 mongoc_uri_t *mongo_uri_new(const struct config *config, char error[STORE_MONGO_ERROR_MAX])
 {
     bson_error_t reason = {0};
-    mongoc_uri_t *uri = mongoc_uri_new_with_error(config->store, &reason);
+    mongoc_uri_t *uri;
 
+    if (is_ambiguous(config->store)) {
+        snprintf(error, STORE_MONGO_ERROR_MAX, "%s", HOW_TO_ESCAPE);
+        return NULL;
+    }
+    uri = mongoc_uri_new_with_error(config->store, &reason);
     if (!uri) {
         snprintf(error, STORE_MONGO_ERROR_MAX, "%.*s", STORE_MONGO_ERROR_MAX - 1, reason.message);
         hide_secrets(config->store, error);

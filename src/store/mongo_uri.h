@@ -1,7 +1,8 @@
 /* mongo_uri.h - the URI of the settings, checked, and made what this store needs.
  *
- * Whatever it says: write concern majority with the journal, read concern majority, reads from the primary, the pool's
- * size by mongodb_pool_size. What it doesn't say is set here: timeouts, the name of this program. */
+ * Whatever it says: write concern majority with the journal, read concern majority, reads from the
+ * primary, the pool's size by mongodb_pool_size. What it doesn't say is set here: timeouts, the name of
+ * this program. */
 #ifndef CHATD_MONGO_URI_H
 #define CHATD_MONGO_URI_H
 
@@ -10,10 +11,12 @@
 #include "chatd/store_mongo.h"
 
 enum {
-    MONGO_URI_SELECTION_MS = 2000, /* to find a primary, unless the URI says otherwise; likewise the next two */
+    /* To find a primary, unless the URI says otherwise; likewise the next two. */
+    MONGO_URI_SELECTION_MS = 2000,
     MONGO_URI_CONNECT_MS = 2000,
     MONGO_URI_SOCKET_MS = 5000,
-    MONGO_URI_WRITE_MS = 4000, /* to have a majority; less than the socket's, so that it is called by its name */
+    /* To have a majority; less than the socket's, so that it is called by its name. */
+    MONGO_URI_WRITE_MS = 4000,
 };
 
 /* NULL with the reason, without secrets, in `error`. Any thread. */

@@ -1,4 +1,5 @@
-/* store_mongo.c - store.h on MongoDB: link, notes, reader and one of the two ways of writing, put together on the loop. */
+/* store_mongo.c - store.h on MongoDB: link, notes, reader and one of the two ways of writing, put
+ * together on the loop. */
 #include "chatd/store_mongo.h"
 
 #include <errno.h>

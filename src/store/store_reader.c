@@ -245,8 +245,8 @@ static bool same_page(const struct store_request *a, const struct store_request 
            memcmp(a->names.data, b->names.data, a->room_length) == 0;
 }
 
-/* After a failover all members of a room come back with the same `since`: one look-up serves all whose question is not older
- * than its beginning. False when nobody waits for the same. */
+/* After a failover all members of a room come back with the same `since`: one look-up serves all whose
+ * question is not older than its beginning. False when nobody waits for the same. */
 static bool join_same(struct store_reader *reader, struct store_request *request)
 {
     struct store_request *other = request->kind == STORE_READ_PAGE ? reader->asked.first : NULL;

@@ -1,8 +1,8 @@
 /* store_reader.h - the threads that read for one worker, and the bounded queue of what they are asked.
  *
- * What is behind it (SQLite, MongoDB) answers one request at a time per thread. Loop thread only, but for on_ready. Requests
- * are begun in order; with one thread they are answered in order. Answers wait in memory until they are taken; when they
- * are too many bytes the threads wait too. */
+ * What is behind it (SQLite, MongoDB) answers one request at a time per thread. Loop thread only, but for
+ * on_ready. Requests are begun in order; with one thread they are answered in order. Answers wait in
+ * memory until they are taken; when they are too many bytes the threads wait too. */
 #ifndef CHATD_STORE_READER_H
 #define CHATD_STORE_READER_H
 
@@ -17,8 +17,8 @@ enum store_read_kind {
     STORE_READ_ROOMS,
 };
 
-/* Carries question, answer and whom to tell. One thread at a time has it: the loop fills it, a reader answers it. Each
- * answer sees all that was committed before it was asked for. */
+/* Carries question, answer and whom to tell. One thread at a time has it: the loop fills it, a reader
+ * answers it. Each answer sees all that was committed before it was asked for. */
 struct store_request {
     enum store_read_kind kind;
     struct buf names; /* room, user and key, one behind the other */
@@ -86,8 +86,8 @@ void store_reader_page(struct store_reader *reader, struct text room, uint64_t a
                        store_on_page *done, void *arg);
 void store_reader_rooms(struct store_reader *reader, uint32_t limit, store_on_rooms *done, void *arg);
 
-/* Under which number a message stands that was committed: its own, or the one its key was stored under before. STORE_OK or
- * STORE_FAILED. */
+/* Under which number a message stands that was committed: its own, or the one its key was stored under
+ * before. STORE_OK or STORE_FAILED. */
 void store_reader_resolve(struct store_reader *reader, const struct message *message, store_on_number *done,
                           void *arg);
 

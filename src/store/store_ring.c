@@ -10,7 +10,8 @@
 
 enum { RING_STALL_MS = 10000 }; /* a writer not seen at work for so long, with messages waiting, has failed */
 
-void store_ring_init(struct store_ring *self, struct ring *ring, struct store_reader *reader, uv_async_t *async)
+void store_ring_init(struct store_ring *self, struct ring *ring, struct store_reader *reader,
+                     uv_async_t *async)
 {
     *self = (struct store_ring){.ring = ring, .reader = reader, .async = async};
 }
@@ -30,7 +31,8 @@ static void await_first(struct store_ring *self)
         uv_async_send(self->async);
 }
 
-void store_ring_commit(struct store_ring *self, const struct message *message, store_on_number *done, void *arg)
+void store_ring_commit(struct store_ring *self, const struct message *message, store_on_number *done,
+                       void *arg)
 {
     store_waiters_add(&self->waiters, message, done, arg);
     await_first(self);
@@ -87,7 +89,8 @@ void store_ring_health(struct store_ring *self, struct store_health *health)
     if (health->ok && stalled_ms > RING_STALL_MS) {
         health->ok = false;
         health->since_ms = clock_wall_ms() - stalled_ms;
-        snprintf(health->error, sizeof(health->error), "nothing was stored for %lld s: the writer does not come back",
+        snprintf(health->error, sizeof(health->error),
+                 "nothing was stored for %lld s: the writer does not come back",
                  (long long)(stalled_ms / 1000));
     }
 }

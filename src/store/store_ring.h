@@ -1,5 +1,5 @@
-/* store_ring.h - the loop's side of a store that follows the ring: who waits for which record to be committed, and what
- * they are told.
+/* store_ring.h - the loop's side of a store that follows the ring: who waits for which record to be
+ * committed, and what they are told.
  *
  * Which database is behind it only the reader and the writer (store_writer.h) know. Loop thread only. */
 #ifndef CHATD_STORE_RING_H
@@ -14,15 +14,18 @@
 struct store_ring {
     struct ring *ring;
     struct store_reader *reader;
-    uv_async_t *async; /* the owner's: its callback delivers the reader's answers and calls store_ring_on_committed */
+    /* The owner's: its callback delivers the reader's answers and calls store_ring_on_committed. */
+    uv_async_t *async;
     struct store_waiters waiters;
     uint64_t awaited; /* what ring_await was told */
     bool closing;
 };
 
-void store_ring_init(struct store_ring *self, struct ring *ring, struct store_reader *reader, uv_async_t *async);
+void store_ring_init(struct store_ring *self, struct ring *ring, struct store_reader *reader,
+                     uv_async_t *async);
 
-void store_ring_commit(struct store_ring *self, const struct message *message, store_on_number *done, void *arg);
+void store_ring_commit(struct store_ring *self, const struct message *message, store_on_number *done,
+                       void *arg);
 
 /* The ring's committed position has moved. */
 void store_ring_on_committed(struct store_ring *self);
@@ -30,8 +33,8 @@ void store_ring_on_committed(struct store_ring *self);
 /* Writing is the host's business and reading this worker's: either can fail alone. */
 void store_ring_health(struct store_ring *self, struct store_health *health);
 
-/* The writer and the reader are stopped: tells who is stored, and all others STORE_FAILED; delivers the reader's last
- * answers. */
+/* The writer and the reader are stopped: tells who is stored, and all others STORE_FAILED; delivers the
+ * reader's last answers. */
 void store_ring_close(struct store_ring *self);
 
 #endif

@@ -1,4 +1,5 @@
-/* store_sqlite.c - store.h on one SQLite database: the ring's waiters, reader and writer, put together on the loop. */
+/* store_sqlite.c - store.h on one SQLite database: the ring's waiters, reader and writer, put together on
+ * the loop. */
 #include "chatd/store_sqlite.h"
 
 #include <errno.h>
@@ -154,8 +155,12 @@ int store_sqlite_new(struct store **store, uv_loop_t *loop, struct ring *ring, c
 {
     struct store_sqlite *self = calloc(1, sizeof(*self));
     struct store_source source = {.arg = self, .answer = answer, .close = close_query, .threads = 1};
-    struct store_target target = {.arg = self, .open = open_batch, .run = run_batch, .tidy = checkpoint,
-                                  .close = close_batch, .batch_messages = SQLITE_BATCH_MESSAGES,
+    struct store_target target = {.arg = self,
+                                  .open = open_batch,
+                                  .run = run_batch,
+                                  .tidy = checkpoint,
+                                  .close = close_batch,
+                                  .batch_messages = SQLITE_BATCH_MESSAGES,
                                   .retry_most_ms = SQLITE_RETRY_MOST_MS};
     int status = -ENAMETOOLONG;
 
@@ -201,7 +206,8 @@ void store_sqlite_close(struct store *store, int patience_ms)
     struct store_sqlite *self = self_of(store);
 
     store_writer_stop(self->writer, patience_ms);
-    store_ring_on_committed(&self->waiting); /* while there is somebody to ask about what the ring has overwritten */
+    /* While there is somebody to ask about what the ring has overwritten. */
+    store_ring_on_committed(&self->waiting);
     store_reader_stop(self->reader);
     store_ring_close(&self->waiting);
     store_reader_free(self->reader);

@@ -71,7 +71,7 @@ static struct text copy_name(char **to, struct text name, size_t most)
 }
 
 void store_waiters_add(struct store_waiters *waiters, const struct message *message, store_on_number *done,
-                        void *arg)
+                       void *arg)
 {
     struct store_waiter *waiter = take_free(waiters);
     char *to = waiter->names;

@@ -32,7 +32,7 @@ struct store_waiters {
 void store_waiters_deinit(struct store_waiters *waiters); /* empty by then */
 
 void store_waiters_add(struct store_waiters *waiters, const struct message *message, store_on_number *done,
-                        void *arg);
+                       void *arg);
 
 /* The one with the lowest position, NULL when nobody waits. */
 struct store_waiter *store_waiters_first(const struct store_waiters *waiters);

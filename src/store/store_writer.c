@@ -68,8 +68,7 @@ static void report_success(struct store_writer *writer)
     }
     ring_report(writer->ring, "");
     if (!writer->target.silent)
-        log_info("store_recovered", "error=%s failed_ms=%lld", before,
-                 (long long)(clock_wall_ms() - since));
+        log_info("store_recovered", "error=%s failed_ms=%lld", before, (long long)(clock_wall_ms() - since));
 }
 
 /* Backoff with jitter; cut short by being told to stop, and then by the deadline. */

@@ -14,9 +14,10 @@ struct store_target {
     void *arg;
     /* Makes a connection. Negative errno with the reason in `error`: another process gets its chance then. */
     int (*open)(void *arg, struct ring *ring, void **connection, char error[RING_ERROR_MAX]);
-    /* Stores what the ring holds from *position on, at most one batch, and moves *position behind what is durable;
-     * *messages is how many that were, 0 when there are none. On failure *position stays and `error` says why: after
-     * -EBUSY and -EAGAIN the same connection tries again, after another errno a new one. */
+    /* Stores what the ring holds from *position on, at most one batch, and moves *position behind what is
+     * durable; *messages is how many that were, 0 when there are none. On failure *position stays and
+     * `error` says why: after -EBUSY and -EAGAIN the same connection tries again, after another errno a
+     * new one. */
     int (*run)(void *connection, struct ring *ring, uint64_t *position, uint32_t *messages,
                char error[RING_ERROR_MAX]);
     void (*tidy)(void *connection);  /* after each batch; may be NULL */

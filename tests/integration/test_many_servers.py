@@ -26,7 +26,7 @@ async def test_every_member_gets_every_message_once_in_order_under_the_same_numb
     assert sum(server.metrics()["messages_total"] for server in servers) == crowd.messages
     each = crowd.count // crowd.rooms
     assert sum(server.metrics()["deliveries_total"] for server in servers) == crowd.messages * each
-    assert all(client.disconnects == 0 for client in crowd.clients)
+    crowd.check_connections()
 
 
 async def survive(crowd, mongo, harm):
@@ -37,10 +37,10 @@ async def survive(crowd, mongo, harm):
     await harm()
     await asyncio.wait_for(running, 180)
     await crowd.check(mongo.db, failover=True)
-    assert all(client.disconnects == 0 for client in crowd.clients), "chatd closed nobody's connection"
+    crowd.check_connections()
 
 
-SMALLER = {"clients": 120, "rooms": 20, "messages": 6000, "at_once": 2}
+SMALLER = {"clients": 64, "rooms": 16, "messages": 3200, "at_once": 2}
 
 
 @pytest.mark.timeout(300)

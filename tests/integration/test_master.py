@@ -135,6 +135,7 @@ async def test_hup_reloads_what_is_reloadable(chatd, people):
     port = server.port
     server.conf_path.write_text("message_rate_limit = 2\nmax_text_bytes = 10\n")
     server.signal(signal.SIGHUP)
+    until(lambda: len(server.log_events("draining")) == 2, "the old workers take nobody any more")
 
     async def new_limits():
         client = await people.connect("probe")

@@ -419,7 +419,9 @@ async def test_first_attempt_still_queued_for_redis_when_the_retry_succeeds(
     for client in (bob, zoe, again):
         await shown(client, "r", ["after"])
         assert_in_order(client.rooms["r"])
-    assert bob.rooms["r"].keys() == ["before", "k0", "k1", "after"]
+    # Retries ask the store: which of two that are under way together comes first isn't said.
+    keys = bob.rooms["r"].keys()
+    assert keys[0] == "before" and sorted(keys[1:3]) == ["k0", "k1"] and keys[3:] == ["after"]
     await assert_history(bob, mongo, "r", acks)
 
 

@@ -1,5 +1,5 @@
-"""What an operator sees, and clients get, when Redis or MongoDB is away, refuses or is slow; what is kept over a stop, a
-reload and a kill; sessions; and the metrics that tell of all that.
+"""What an operator sees, and clients get, when Redis or MongoDB is away, refuses or is slow; what is kept over a
+stop, a reload and a kill; sessions; and the metrics that tell of all that.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from support.servers import Proxy, Redis
 AWAY = ("redis_", "mongodb_", "store_", "bus_")
 
 SECRET = "Zs3cr3tZ"
-ENOUGH = 2  # seconds in which something that is tried again would have shown several times
+ENOUGH = 1.5  # seconds in which something that is tried again would have shown several times
 
 QUICK = "serverSelectionTimeoutMS=500&connectTimeoutMS=500&socketTimeoutMS=1000"
 
@@ -63,9 +63,15 @@ async def hears(speaker, listener, room):
     assert (await listener.expect("message", room=room, seq=ack["seq"]))["user"] == speaker.user
 
 
+async def two_in_the_lobby(people, one, two):
+    """ana on one server, bob on the other."""
+    return [await people.member(name, "lobby", server=s) for name, s in (("ana", one), ("bob", two))]
+
+
 async def use(people, *servers, room="afterwards"):
     """A chat over these servers works."""
-    first, last = [await people.member(f"user{n}", room, server=s) for n, s in ((0, servers[0]), (1, servers[-1]))]
+    first = await people.member("first", room, server=servers[0])
+    last = await people.member("last", room, server=servers[-1])
     await hears(first, last, room)
     await hears(last, first, room)
 
@@ -159,9 +165,11 @@ def all_output(server):
 
 def complaints(server):
     """Lines about Redis and MongoDB that are no good news, as (worker, event, what)."""
-    lines = [line for line in server.log_events() if line["level"] in ("warn", "error")]
-    named = [line for line in lines if line["event"].startswith(("redis_", "mongodb_"))]
-    return [(line.get("worker"), line["event"], line.get("fault") or line.get("cause") or line.get("error")) for line in named]
+    return [
+        (line.get("worker"), line["event"], line.get("fault") or line.get("cause") or line.get("error"))
+        for line in server.log_events()
+        if line["level"] in ("warn", "error") and line["event"].startswith(("redis_", "mongodb_"))
+    ]
 
 
 async def told_once(server, part, *words):
@@ -203,7 +211,8 @@ async def test_redis_user_without_rights(rights, spawn, mongo, chatd, people):
     env = {"REDIS": f"redis://chat:{SECRET}@127.0.0.1:{redis.port}", "MONGODB_URI": mongo.uri}
     server = await start_unwell(chatd, workers=1, env=env)
     ana = await people.connect("ana")
-    join = asyncio.create_task(unavailable(ana, "lobby"))
+    # Without its scripts it waits for Redis as for one that is away, which other tests see.
+    join = asyncio.create_task(unavailable(ana, *(["lobby"] if "-@all" not in rights else [])))
     await told_once(server, "bus", "NOPERM", "permission")
     await join
     redis.client().execute_command("ACL", "SETUSER", "chat", "~chatd:*", "&chatd:*", "+@all")
@@ -233,7 +242,7 @@ async def test_redis_is_a_replica(spawn, mongo, chatd, people):
 async def test_redis_wants_replicas_that_are_not_there(spawn, mongo, fleet, people):
     redis = spawn(Redis)
     one, two = fleet(servers=2, workers=1, redis=redis, mongo=mongo, allow=AWAY)
-    ana, bob = await people.member("ana", "lobby", server=one), await people.member("bob", "lobby", server=two)
+    ana, bob = await two_in_the_lobby(people, one, two)
     await hears(ana, bob, "lobby")
     redis.client().config_set("min-replicas-to-write", 1)
     waiting = [await ana.start("message", room="lobby", text=f"{n}", key=f"k{n}") for n in range(20)]
@@ -264,13 +273,14 @@ async def under_traffic(redis, mongo, fleet, people, harm, times):
         await asyncio.to_thread(harm)
     await asyncio.wait_for(running, 60)
     await crowd.check(mongo.db, failover=True)
-    assert sum(server.metrics()["connections_total"] for server in servers) == crowd.count, "nobody came twice"
+    assert sum(s.metrics()["connections_total"] for s in servers) == crowd.count, "nobody came twice"
     return crowd
 
 
 async def test_scripts_flushed_under_traffic(redis, mongo, fleet, people):
     crowd = await under_traffic(redis, mongo, fleet, people, lambda: redis.client().script_flush(), 5)
-    assert not any(client.rooms[crowd.room(i)].jumps for i, client in enumerate(crowd.clients)), "nobody noticed"
+    for i, client in enumerate(crowd.clients):
+        assert not client.rooms[crowd.room(i)].jumps, "nobody noticed"
 
 
 async def test_redis_emptied_under_traffic(redis, mongo, fleet, people):
@@ -285,15 +295,15 @@ def spool_of(server):
 
 
 async def stop_with_a_spool(fleet, people, spawn, redis, mongo, allow=()):
-    """20 messages are seen by bob on server `two` and don't get to MongoDB before their server `one` stops; nor does what
-    was on its way. Returns both, bob, the messages as {key: number}, and what opens the way again."""
+    """20 messages are seen by bob on server `two` and don't get to MongoDB before their server `one` stops; what was
+    on its way there never does. Returns both, bob, and the messages as {key: number}."""
     proxy = spawn(Proxy, mongo)
     env = {"REDIS": redis.url, "DRAIN_TIMEOUT": "500ms"}
     one, two = [
         fleet(servers=1, workers=1, env={**env, "MONGODB_URI": uri}, allow=(*AWAY, *allow))[0]
         for uri in (quick(mongo.uri_through(proxy)), quick(mongo.uri))
     ]
-    ana, bob = await people.member("ana", "lobby", server=one), await people.member("bob", "lobby", server=two)
+    ana, bob = await two_in_the_lobby(people, one, two)
     await hears(ana, bob, "lobby")
     proxy.stall()
     waiting = [await ana.start("message", room="lobby", text=f"{n}", key=f"k{n}") for n in range(20)]
@@ -316,7 +326,7 @@ async def start_again(people, one):
     assert not spool_of(one)
 
 
-async def test_what_mongodb_could_not_take_at_the_stop_is_there_after_the_start(redis, mongo, spawn, fleet, people):
+async def test_what_mongodb_could_not_take_is_there_after_the_next_start(redis, mongo, spawn, fleet, people):
     one, two, bob, seen = await stop_with_a_spool(fleet, people, spawn, redis, mongo)
     assert not stored(mongo).keys() & seen.keys()
     await start_again(people, one)
@@ -327,7 +337,7 @@ async def test_what_mongodb_could_not_take_at_the_stop_is_there_after_the_start(
 
 async def test_what_another_server_stored_meanwhile_is_not_stored_again(redis, mongo, spawn, fleet, people):
     one, two, bob, seen = await stop_with_a_spool(fleet, people, spawn, redis, mongo)
-    await eventually(lambda: stored(mongo).keys() >= seen.keys(), "the other server stores what was left behind")
+    await eventually(lambda: stored(mongo).keys() >= seen.keys(), "the other server stores what was left")
     assert two.metrics()["orphans_total"] == len(seen) and spool_of(one)
     await start_again(people, one)
     assert stored(mongo).items() >= seen.items()
@@ -360,7 +370,7 @@ async def test_reload_sends_clients_away_and_they_come_back_to_everything(redis,
         await crowd.sent(part)
         server.signal(signal.SIGHUP)
     await asyncio.wait_for(running, 60)
-    await eventually(lambda: not old & {pid for s in servers for pid in s.workers()}, "the old workers are gone")
+    await eventually(lambda: not old & {pid for s in servers for pid in s.workers()}, "the old ones are gone")
     for server in servers:
         server.settle()
     await crowd.check(mongo.db)
@@ -383,7 +393,7 @@ async def test_everything_killed_and_started_again(redis, mongo, fleet, people):
 
 async def test_usr1_disturbs_nobody(redis, mongo, fleet, people):
     one, two = fleet(servers=2, workers=1, redis=redis, mongo=mongo)
-    ana, bob = await people.member("ana", "lobby", server=one), await people.member("bob", "lobby", server=two)
+    ana, bob = await two_in_the_lobby(people, one, two)
     lost = one.metrics()["bus_losses_total"]
     one.signal(signal.SIGUSR1)
     for _ in range(20):
@@ -479,7 +489,7 @@ async def test_last_seen_in_redis_and_mongodb(redis, mongo, fleet, people):
     await eventually(lambda: seen() > before, "when she left")
     await (await people.connect("ana", server=two)).close()
     later = await eventually(
-        lambda: mongo.db.users.find_one({"_id": "ana", "last": {"$gt": user["last"]}}), "when she was last seen"
+        lambda: mongo.db.users.find_one({"_id": "ana", "last": {"$gt": user["last"]}}), "when she was here last"
     )
     assert later["first"] == user["first"]
 
@@ -489,10 +499,10 @@ async def test_last_seen_in_redis_and_mongodb(redis, mongo, fleet, people):
 
 async def test_metrics_tell_who_is_slow(redis, mongo, fleet, people):
     one, two = fleet(servers=2, workers=1, redis=redis, mongo=mongo, allow=AWAY)
-    ana, bob = await people.member("ana", "lobby", server=one), await people.member("bob", "lobby", server=two)
+    ana, bob = await two_in_the_lobby(people, one, two)
     await hears(ana, bob, "lobby")
     for server in (one, two):
-        await eventually(lambda: server.metrics()["cluster_connections"] == 2, "connections of both are counted")
+        await eventually(lambda: server.metrics()["cluster_connections"] == 2, "both are counted by both")
     waiting = []
 
     async def wait_for_acks():
@@ -503,7 +513,7 @@ async def test_metrics_tell_who_is_slow(redis, mongo, fleet, people):
     with frozen(redis):
         waiting += [await ana.start("message", room="lobby", text="x", key=f"r{n}") for n in range(50)]
         await eventually(lambda: one.metrics()["bus_queue"] >= 50, "they wait for Redis")
-        await eventually(lambda: one.metrics()["bus_latency_us"] > 1_000_000, "and the longest waits longer", 10)
+        await eventually(lambda: one.metrics()["bus_latency_us"] > 1_000_000, "the first one for a second", 10)
         assert one.metrics()["bus_queue_bytes"] > 50 * 100
     await wait_for_acks()
     await eventually(lambda: one.metrics()["bus_queue"] < 10, "nothing waits")

@@ -1,5 +1,5 @@
-"""Every form in which Redis and MongoDB may be given: two servers are one chat with each, and what can't be is refused
-with the reason, before anything is done.
+"""Every form in which Redis and MongoDB may be given: two servers are one chat with each, and what can't be is
+refused with the reason, before anything is done.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ from support.servers import Redis
 
 # All that a user of chatd in Redis has to be allowed; the same stands in deploy/README.md.
 RIGHTS = (
-    "~chatd:* &chatd:* -@all +ping +select +info +client|setname +script|load +evalsha +time +publish +subscribe "
-    "+unsubscribe +hget +hmget +hset +hsetnx +hdel +hlen +hgetall +hscan +xadd +xdel +xrange +xrevrange +zadd +zrem "
-    "+zscore +zrangebyscore +zrevrange +sadd +srem +srandmember +smembers +get +set +del +unlink +exists +pexpire"
+    "~chatd:* &chatd:* -@all +ping +select +info +client|setname +script|load +evalsha +time "
+    "+publish +subscribe +unsubscribe +hget +hmget +hset +hsetnx +hdel +hlen +hgetall +hscan "
+    "+xadd +xdel +xrange +xrevrange +zadd +zrem +zscore +zrangebyscore +zrevrange "
+    "+sadd +srem +srandmember +smembers +get +set +del +unlink +exists +pexpire"
 )
 
 ROOMS = [f"room-{n}" for n in range(8)]  # enough for each shard and each master of a cluster to have some
@@ -76,8 +77,8 @@ def given_as_a_cluster(_, request):
 
 
 FORMS = [
-    given_by_the_guide, given_in_a_file_with_a_database, given_with_its_password, given_with_a_user_of_few_rights,
-    given_by_its_socket, given_by_sentinels, given_as_two_shards, given_as_a_cluster,
+    given_by_the_guide, given_in_a_file_with_a_database, given_with_its_password,
+    given_with_a_user_of_few_rights, given_by_its_socket, given_by_sentinels, given_as_two_shards, given_as_a_cluster,
 ]
 
 
@@ -98,7 +99,8 @@ async def test_two_servers_are_one_chat(given, request, spawn, backends, chatd, 
             assert [(m["seq"], m["user"]) for m in heard] == list(zip(said[room], ("ana", "bob")))
             assert [m["seq"] for m in await who.history(room)] == said[room]
             assert sorted((await who.members(room))["users"]) == ["ana", "bob"]
-    await eventually(lambda: knows(bob, {room: (2, seqs[1]) for room, seqs in said.items()}), "bob has the rooms")
+    listed = {room: (2, seqs[1]) for room, seqs in said.items()}
+    await eventually(lambda: knows(bob, listed), "bob has the list of rooms")
     stored = mongo.db.messages.find({}, {"room": 1, "seq": 1})
     assert sorted((m["room"], m["seq"]) for m in stored) == sorted((r, seq) for r in ROOMS for seq in said[r])
     for master in masters:
@@ -141,7 +143,7 @@ async def test_two_chats_on_two_databases_of_one_redis_are_strangers(redis, mong
     servers = [chatd(workers=1, env={"REDIS": r, "MONGODB_URI": m}) for r, m in urls]
     try:
         ana, bob = [await people.member(f"user{n}", "lobby", server=one) for n, one in enumerate(servers)]
-        assert len(redis.client().pubsub_channels("*lobby")) == 2, "channels know no databases: the name has it"
+        assert len(redis.client().pubsub_channels("*lobby")) == 2, "a channel's name has its database"
         for n in range(5):
             for who in (ana, bob):
                 await who.say("lobby", f"{n}")
@@ -162,8 +164,15 @@ async def test_two_chats_on_two_databases_of_one_redis_are_strangers(redis, mong
 DIFFERENT = ("redis_shards_differ",)
 
 
+def rooms_of(shards):
+    """What each of them knows of rooms."""
+    found = {(n, key) for n, redis in enumerate(shards) for key in keys_of(redis, 0) if ":room:" in key}
+    assert len(found) == len(ROOMS)
+    return {(n, key): shards[n].client().hgetall(key) for n, key in found}
+
+
 @pytest.mark.parametrize("list_of_two", ["other order", "one more", "one less"])
-async def test_a_server_with_another_list_of_shards_is_kept_out(list_of_two, spawn, redis, mongo, chatd, people):
+async def test_server_with_another_list_of_shards_is_kept_out(list_of_two, spawn, redis, mongo, chatd, people):
     shards = [redis, spawn(Redis), spawn(Redis)]
     lists = {"other order": ([0, 1], [1, 0]), "one more": ([0, 1], [0, 1, 2]), "one less": ([0, 1], [0])}
     urls = [",".join(shards[n].url for n in numbers) for numbers in lists[list_of_two]]
@@ -171,7 +180,7 @@ async def test_a_server_with_another_list_of_shards_is_kept_out(list_of_two, spa
     ana = await people.member("ana", *ROOMS, server=one)
     for room in ROOMS:
         await ana.say(room, "before")
-    before = [dict(shard.client().hgetall(key)) for shard in shards for key in sorted(keys_of(shard, 0)) if ":room:" in key]
+    before = rooms_of(shards)
     two = chatd(workers=1, env={"REDIS": urls[1], "MONGODB_URI": mongo.uri}, allow=DIFFERENT, start=False)
     await asyncio.to_thread(two.start, healthy=False)
     two.wait_log("redis_shards_differ")
@@ -181,8 +190,8 @@ async def test_a_server_with_another_list_of_shards_is_kept_out(list_of_two, spa
     for room in ROOMS:
         refusal = await bob.refused("unavailable", "join", room=room)
         assert refusal["retry_ms"] > 0
-    after = [dict(shard.client().hgetall(key)) for shard in shards for key in sorted(keys_of(shard, 0)) if ":room:" in key]
-    assert after == before and len(two.log_events("redis_shards_differ")) <= len(urls[1].split(","))
+    assert rooms_of(shards) == before
+    assert len(two.log_events("redis_shards_differ")) <= len(urls[1].split(","))
     for room in ROOMS:
         await ana.say(room, "after")
         assert (await ana.members(room))["users"] == ["ana"]
@@ -212,7 +221,7 @@ def refused(env, tmp_path):
     env = {"DATA_DIR": str(tmp_path), "HOST": "127.0.0.1", "PORT": "0", **env}
     said = []
     for args in ((), ("-t",)):
-        done = run_chatd(*args, env=env)
+        done = run_chatd(*args, env=env, timeout=5)
         assert done.returncode == 1 and done.stdout == "", done
         assert SECRET not in done.stderr
         said.append(done.stderr)
@@ -236,7 +245,7 @@ WRONG = {
     "two databases": ("redis://a/1,redis://b/2", "server 2: another database"),
     "two passwords": (f"redis://:{SECRET}@a,redis://:other@b", "server 2: another password"),
     "the same shard twice": ("redis://a,redis://b,redis://a:6379", "server 3: the same as server 1"),
-    "shards of two kinds": (f"redis://a,redis+cluster://:{SECRET}@b", "server 2: doesn't begin with redis://"),
+    "shards of two kinds": (f"redis://a,redis+cluster://:{SECRET}@b", "server 2: doesn't begin with redis:"),
     "no master's name": (f"redis+sentinel://u:{SECRET}@h:1", "the name of the master is missing"),
     "database of a cluster": ("redis+cluster://h/1", "a cluster has database 0 alone"),
     "socket without a path": ("unix://redis.sock", "begins with /"),
@@ -251,23 +260,25 @@ def test_wrong_url_is_named(url, reason, tmp_path):
 
 
 WRONG_MONGODB = {
-    "no such scheme": (f"http://u:{SECRET}@h/db", "scheme"),
-    "no host": (f"mongodb://u:{SECRET}@/db", ""),
-    "at sign in the password": (f"mongodb://u:{SECRET}@x@h/db", ""),
-    "port is a word": (f"mongodb://u:{SECRET}@h:port/db", ""),
+    "no such scheme": (f"http://u:{SECRET}@h/db", "mongodb+srv://"),
+    "no host": (f"mongodb://u:{SECRET}@/db", "Empty hostname"),
+    "at sign in the password": (f"mongodb://u:x@{SECRET}@h/db", "percent-encoded"),
+    "slash in the password": (f"mongodb://u:{SECRET}/x@h/db", "Invalid host"),
+    "percent sign in the password": (f"mongodb://u:{SECRET}%zz@h/db", "password"),
+    "port is a word": (f"mongodb://u:{SECRET}@h:port/db", "Port"),
     "no such option": (f"mongodb://u:{SECRET}@h/db?jurnal=true", "jurnal"),
 }
 
 
 @pytest.mark.parametrize("uri, reason", WRONG_MONGODB.values(), ids=WRONG_MONGODB.keys())
 def test_wrong_uri_of_mongodb_is_named(uri, reason, tmp_path):
-    said = refused({"MONGODB_URI": uri}, tmp_path)
-    assert reason in said and len(said.splitlines()[1]) > 20
+    assert reason in refused({"MONGODB_URI": uri}, tmp_path)
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "rediss+sentinel", "rediss+cluster"])
 def test_tls_that_this_hiredis_lacks_is_refused(scheme, tmp_path):
-    said = refused({"REDIS": f"{scheme}://u:{SECRET}@h:1/{'name' if 'sentinel' in scheme else ''}", **MONGODB}, tmp_path)
+    url = f"{scheme}://u:{SECRET}@h:1" + ("/name" if "sentinel" in scheme else "")
+    said = refused({"REDIS": url, **MONGODB}, tmp_path)
     assert "rediss" in said and "hiredis with TLS" in said
 
 
@@ -276,9 +287,9 @@ def test_two_names_for_redis_are_refused(tmp_path):
     assert "redis: set together with redis_host" in said
 
 
-@pytest.mark.parametrize("env", [{"REDIS": f"redis://u:{SECRET}@h"}, {"REDIS_HOST": "h"}], ids=["redis", "redis_host"])
-def test_redis_without_mongodb_is_refused(env, tmp_path):
-    said = refused(env, tmp_path)
+@pytest.mark.parametrize("name, value", [("REDIS", f"redis://u:{SECRET}@h"), ("REDIS_HOST", "h")])
+def test_redis_without_mongodb_is_refused(name, value, tmp_path):
+    said = refused({name: value}, tmp_path)
     assert "MONGODB_URI" in said and "all servers share" in said
 
 
@@ -286,7 +297,7 @@ def test_redis_without_mongodb_is_refused(env, tmp_path):
 
 
 async def test_documents_are_as_the_header_says(fleet, people, redis, mongo):
-    (server,) = fleet(servers=1, workers=1, redis=redis, mongo=mongo)
+    fleet(servers=1, workers=1, redis=redis, mongo=mongo)
     ana = await people.member("ana", "lobby")
     start = time.time()
     keyed = (await ana.say("lobby", "with a key", key="k1"))["seq"]
@@ -303,12 +314,12 @@ async def test_documents_are_as_the_header_says(fleet, people, redis, mongo):
     indexes = [(tuple(i["key"].items()), i.get("unique", False)) for i in mongo.db.messages.list_indexes()]
     assert ((("room", 1), ("seq", 1)), True) in indexes
     assert ((("room", 1), ("user", 1), ("key", 1)), True) in indexes
-    room = await eventually(lambda: mongo.db.rooms.find_one({"_id": "lobby", "highest": plain}), "the room is noted")
+    noted = {"_id": "lobby", "highest": plain}
+    room = await eventually(lambda: mongo.db.rooms.find_one(noted), "the room is noted")
     assert start - 60 < stamp(room["created"]) <= stamp(room["active"]) < start + 60
     user = await eventually(lambda: mongo.db.users.find_one({"_id": "ana"}), "the user is noted")
     assert start - 60 < stamp(user["first"]) <= stamp(user["last"]) < start + 60
     assert (await ana.history("lobby"))[0]["text"] == "with a key"
-    server.stop()
 
 
 def stamp(date):
@@ -334,7 +345,7 @@ async def test_database_is_that_of_the_uri_or_chat_app(redis, mongo, chatd, peop
 
 async def test_the_uri_cant_weaken_an_ack(redis, mongo, chatd, people):
     uri = mongo.uri + ("&" if "?" in mongo.uri else "?") + "w=0&readPreference=secondary&journal=false"
-    server = chatd(workers=1, env={"REDIS": redis.url, "MONGODB_URI": uri.replace(f"{mongo.name}&", f"{mongo.name}?")})
+    server = chatd(workers=1, env={"REDIS": redis.url, "MONGODB_URI": uri})
     ana = await people.member("ana", "lobby")
     await ana.say("lobby", "first")
     mongo.freeze()
@@ -369,7 +380,7 @@ async def test_mongodb_without_redis_serves_one_host(mongo, chatd, people):
 
     two = chatd(workers=1, env=env, start=False, allow=["mongodb_", "store_"])
     await asyncio.to_thread(two.start, healthy=False)
-    error = await eventually(lambda: health(two)[1]["store"].get("error"), "the second host says that it may not")
+    error = await eventually(lambda: health(two)[1]["store"].get("error"), "the second host says why not")
     assert re.search("lease|host", error), error
     await asyncio.sleep(0.5)  # in which it would have written, were it allowed to
     assert mongo.db.messages.count_documents({}) == 70

@@ -42,7 +42,11 @@ class CrowdClient(ChatClient):
     def __init__(self, *args, **options):
         super().__init__(*args, quiet=True, **options)
         self._healers = []
-        self.disconnects = 0
+        self.disconnects = 0  # connections that ended
+
+    async def _read(self, ws, ended):
+        await super()._read(ws, ended)
+        self.disconnects += 1
 
     async def _heal(self, room):
         view = self.rooms[room]
@@ -53,11 +57,6 @@ class CrowdClient(ChatClient):
                 await asyncio.sleep(refusal.answer.get("retry_ms", 100) / 1000)
             except Lost:
                 return  # reconnect() joins again
-
-    async def reconnect(self):
-        if self.ended.is_set():
-            self.disconnects += 1
-        await super().reconnect()
 
 
 class Crowd:
@@ -133,6 +132,11 @@ class Crowd:
             for seq, user, key in view.seen:
                 assert by_number.setdefault((room, seq), (user, key)) == (user, key), "one number, one message"
         self.check_store(database)
+
+    def check_connections(self):
+        """Nobody had to come back: each client is still on its first connection."""
+        made = sum(server.metrics()["connections_total"] for server in self.servers)
+        assert made == self.count and not any(client.disconnects for client in self.clients)
 
     def check_store(self, database):
         stored = list(database.messages.find({}, {"_id": 0, "room": 1, "user": 1, "key": 1, "seq": 1, "time": 1}))

@@ -1,7 +1,8 @@
-/* mongo_host.h - what the tests of store_mongo share: a server of their own that can be frozen and killed, a worker without
- * chat, and short ways to commit and to read.
+/* mongo_host.h - what the tests of store_mongo share: a server of their own that can be frozen and
+ * killed, a worker without chat, and short ways to commit and to read.
  *
- * The server is what MONGODB_URI names, else build/mongo-server, started here; without either the tests skip themselves. */
+ * The server is what MONGODB_URI names, else build/mongo-server, started here; without either the tests
+ * skip themselves. */
 #ifndef MONGO_HOST_H
 #define MONGO_HOST_H
 
@@ -60,8 +61,9 @@ static inline int free_port(void)
 
 static inline bool server_answers(void)
 {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons((uint16_t)server.port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)server.port),
+                                  .sin_addr = {htonl(INADDR_LOOPBACK)}};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     bool ok = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0;
 
@@ -148,8 +150,8 @@ static inline int server_tear_down(void **state)
     return system(command);
 }
 
-/* First thing in a test. `own`: it does things to the server that one doesn't do to another's. A test that failed may have left
- * it frozen or dead. */
+/* First thing in a test. `own`: it does things to the server that one doesn't do to another's. A test
+ * that failed may have left it frozen or dead. */
 static inline void need_server(bool own)
 {
     if (server.pid > 0 && waitpid(server.pid, NULL, WNOHANG) != 0)
@@ -194,7 +196,8 @@ static inline enum bus_stand host_stand(void *arg, const struct message *message
     return host->stand_most > 0 && host->stand_calls > host->stand_most ? host->stand_then : host->stand;
 }
 
-static inline void host_spooled(void *arg, const struct message *message, store_on_number *done, void *done_arg)
+static inline void host_spooled(void *arg, const struct message *message, store_on_number *done,
+                                void *done_arg)
 {
     struct host *host = arg;
 
@@ -211,8 +214,12 @@ static inline void on_tick(uv_timer_t *timer)
 
 static inline void host_start(struct host *host)
 {
-    struct store_mongo_options options = {.loop = &host->loop, .config = &host->config, .ring = host->ring,
-                                          .stand = host_stand, .stand_arg = host, .on_spooled = host_spooled,
+    struct store_mongo_options options = {.loop = &host->loop,
+                                          .config = &host->config,
+                                          .ring = host->ring,
+                                          .stand = host_stand,
+                                          .stand_arg = host,
+                                          .on_spooled = host_spooled,
                                           .spooled_arg = host};
 
     assert_int_equal(store_mongo_new(&host->store, &options), 0);
@@ -232,7 +239,8 @@ static inline void host_open(struct host *host, const char *uri)
     if (uri)
         snprintf(host->config.store, sizeof(host->config.store), "%s", uri);
     else
-        snprintf(host->config.store, sizeof(host->config.store), "%stest_%d_%d", server.uri, (int)getpid(), databases++);
+        snprintf(host->config.store, sizeof(host->config.store), "%stest_%d_%d", server.uri, (int)getpid(),
+                 databases++);
     snprintf(host->log, sizeof(host->log), "%s/log", host->dir);
     assert_int_equal(log_open(host->log, LOG_READABLE, LOG_INFO), 0);
     host->stand = BUS_STANDS;
@@ -259,7 +267,7 @@ static inline void host_close(struct host *host)
     uv_run(&host->loop, UV_RUN_DEFAULT);
     assert_int_equal(uv_loop_close(&host->loop), 0);
     assert_int_equal(log_open("", LOG_READABLE, LOG_INFO), 0);
-        snprintf(command, sizeof(command), "rm -r '%s'", host->dir);
+    snprintf(command, sizeof(command), "rm -r '%s'", host->dir);
     assert_int_equal(system(command), 0);
 }
 
@@ -284,14 +292,14 @@ static inline void host_turn(struct host *host)
         bus_turn(host->bus);
 }
 
-#define wait_until(host, condition) \
-    do { \
-        int64_t until = clock_monotonic_ms() + HOST_DEADLINE_MS; \
-        while (!(condition)) { \
-            if (clock_monotonic_ms() > until) \
-                fail_msg("never: %s", #condition); \
-            host_turn(host); \
-        } \
+#define wait_until(host, condition)                                                                          \
+    do {                                                                                                     \
+        int64_t until = clock_monotonic_ms() + HOST_DEADLINE_MS;                                             \
+        while (!(condition)) {                                                                               \
+            if (clock_monotonic_ms() > until)                                                                \
+                fail_msg("never: %s", #condition);                                                           \
+            host_turn(host);                                                                                 \
+        }                                                                                                    \
     } while (0)
 
 /* ---- messages ---- */
@@ -307,11 +315,16 @@ static inline struct message make_message(const char *room, const char *user, st
     static char events[64][64];
     static unsigned next;
     char *event = events[next++ % 64];
-    struct message message = {.room = text(room), .user = text(user), .key = key, .seq = seq, .previous = seq - 1,
+    struct message message = {.room = text(room),
+                              .user = text(user),
+                              .key = key,
+                              .seq = seq,
+                              .previous = seq - 1,
                               .time_ms = clock_wall_ms()};
 
     assert_int_equal(getrandom(message.uid, sizeof(message.uid), 0), sizeof(message.uid));
-    message.event = (struct text){event, (size_t)snprintf(event, 64, "{\"seq\":%llu}", (unsigned long long)seq)};
+    message.event =
+        (struct text){event, (size_t)snprintf(event, 64, "{\"seq\":%llu}", (unsigned long long)seq)};
     return message;
 }
 
@@ -346,12 +359,12 @@ static inline struct answer commit(struct host *host, const struct message *mess
     return answer;
 }
 
-#define assert_answer(given, expected_status, expected_seq) \
-    do { \
-        struct answer given_answer = (given); \
-        assert_int_equal(given_answer.calls, 1); \
-        assert_int_equal(given_answer.status, expected_status); \
-        assert_int_equal(given_answer.seq, expected_seq); \
+#define assert_answer(given, expected_status, expected_seq)                                                  \
+    do {                                                                                                     \
+        struct answer given_answer = (given);                                                                \
+        assert_int_equal(given_answer.calls, 1);                                                             \
+        assert_int_equal(given_answer.status, expected_status);                                              \
+        assert_int_equal(given_answer.seq, expected_seq);                                                    \
     } while (0)
 
 static inline struct answer find(struct host *host, const char *room, const char *user, struct text key,
@@ -409,8 +422,8 @@ static inline struct page_answer read_page(struct host *host, const char *room, 
     return answer;
 }
 
-static inline void assert_page(struct host *host, const char *room, uint64_t above, uint64_t upto, uint32_t limit,
-                               const uint64_t *seqs, uint32_t count, bool more)
+static inline void assert_page(struct host *host, const char *room, uint64_t above, uint64_t upto,
+                               uint32_t limit, const uint64_t *seqs, uint32_t count, bool more)
 {
     struct page_answer answer = read_page(host, room, above, upto, limit);
 
@@ -448,7 +461,8 @@ static inline mongoc_client_t *beside(const struct host *host)
     return client;
 }
 
-static inline mongoc_collection_t *collection_of(const struct host *host, mongoc_client_t *client, const char *name)
+static inline mongoc_collection_t *collection_of(const struct host *host, mongoc_client_t *client,
+                                                 const char *name)
 {
     return mongoc_client_get_collection(client, strrchr(host->config.store, '/') + 1, name);
 }
@@ -493,7 +507,8 @@ static inline void run_command(const struct host *host, const char *json)
     bson_error_t error = {0};
     bson_t *command = bson_new_from_json((const uint8_t *)json, -1, &error);
 
-    if (!command || !mongoc_client_command_simple(client, strrchr(host->config.store, '/') + 1, command, NULL, NULL, &error))
+    if (!command || !mongoc_client_command_simple(client, strrchr(host->config.store, '/') + 1, command, NULL,
+                                                  NULL, &error))
         fail_msg("%s: %s", json, error.message);
     bson_destroy(command);
     mongoc_client_destroy(client);

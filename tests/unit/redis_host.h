@@ -34,7 +34,7 @@
 #include "chatd/bus_redis.h"
 #include "chatd/clock.h"
 
-enum { REDIS_HOST_DEADLINE_MS = 20000, REDIS_HOST_ARGUMENTS = 48 };
+enum { REDIS_HOST_DEADLINE_MS = 20000, REDIS_HOST_ARGUMENTS = 48, REDIS_HOST_LANES = 4 };
 
 struct redis_host {
     pid_t pid; /* 0 while it doesn't run */
@@ -68,8 +68,8 @@ static inline void redis_host_exec(const struct redis_host *host)
 {
     char port[16];
     const char *argv[REDIS_HOST_ARGUMENTS + 24] = {
-        "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", host->dir, "--unixsocket", host->socket,
-        "--logfile", "log", "--save", "", "--enable-debug-command", "yes"};
+        "redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", host->dir,
+        "--unixsocket", host->socket, "--logfile", "log", "--save", "", "--enable-debug-command", "yes"};
     int argc = 15;
 
     snprintf(port, sizeof(port), "%d", host->port);
@@ -238,7 +238,9 @@ static inline redisReply *redis_host_command(struct redis_host *host, const char
 
 static inline long long redis_host_take_number(redisReply *reply)
 {
-    long long number = reply->type == REDIS_REPLY_INTEGER ? reply->integer : reply->str ? atoll(reply->str) : 0;
+    long long number = reply->type == REDIS_REPLY_INTEGER ? reply->integer
+                       : reply->str                       ? atoll(reply->str)
+                                                          : 0;
 
     if (reply->type == REDIS_REPLY_ERROR)
         fail_msg("%s", reply->str);
@@ -288,5 +290,46 @@ static inline void redis_host_close_loop(uv_loop_t *loop)
     redis_host_until(loop, !uv_loop_alive(loop), (void)0);
     assert_int_equal(uv_loop_close(loop), 0);
 }
+
+/* --- Tests that mostly wait, several at a time --- */
+
+static inline int redis_host_lane(const struct CMUnitTest *tests, int queue)
+{
+    unsigned char i;
+    int failed = 0;
+
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    while (read(queue, &i, 1) == 1)
+        failed += _cmocka_run_group_tests(tests[i].name, tests + i, 1, NULL, NULL);
+    return failed > 0;
+}
+
+/* Each lane is a process and takes the next test from the queue when it is done with one: as many groups of
+ * one as there are tests. The number of lanes in which something failed. */
+static inline int redis_host_run_tests(const struct CMUnitTest *tests, size_t count)
+{
+    int queue[2], status, failed = 0;
+
+    if (pipe(queue) != 0)
+        return 1;
+    for (unsigned char i = 0; i < count; i++)
+        failed += write(queue[1], &i, 1) != 1;
+    close(queue[1]);
+    for (int lane = 0; lane < REDIS_HOST_LANES; lane++) {
+        pid_t pid = fork();
+
+        if (pid == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            exit(redis_host_lane(tests, queue[0]));
+        }
+        failed += pid < 0;
+    }
+    close(queue[0]);
+    while (wait(&status) > 0)
+        failed += status != 0;
+    return failed;
+}
+
+#define redis_host_run_all(tests) redis_host_run_tests(tests, sizeof(tests) / sizeof((tests)[0]))
 
 #endif

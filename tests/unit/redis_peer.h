@@ -65,7 +65,8 @@ static inline void redis_peer_hang_up(struct redis_peer_link *link)
 
 static inline const char *redis_peer_answer(struct redis_peer *peer, const redisReply *command)
 {
-    const char *name = command->element[0]->str, *argument = command->elements > 1 ? command->element[1]->str : "";
+    const char *name = command->element[0]->str;
+    const char *argument = command->elements > 1 ? command->element[1]->str : "";
 
     for (int i = 0; i < REDIS_PEER_RULES && peer->rules[i].command; i++) {
         struct redis_peer_rule *rule = &peer->rules[i];
@@ -77,7 +78,9 @@ static inline const char *redis_peer_answer(struct redis_peer *peer, const redis
             rule->times = -1;
         return rule->reply;
     }
-    return strcmp(name, "INFO") == 0 ? REDIS_PEER_MASTER : strcmp(name, "PING") == 0 ? "+PONG\r\n" : "+OK\r\n";
+    if (strcmp(name, "INFO") == 0)
+        return REDIS_PEER_MASTER;
+    return strcmp(name, "PING") == 0 ? "+PONG\r\n" : "+OK\r\n";
 }
 
 static inline void redis_peer_on_alloc(uv_handle_t *handle, size_t size, uv_buf_t *buf)

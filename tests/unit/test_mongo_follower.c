@@ -1,4 +1,5 @@
-/* test_mongo_follower.c - without Redis: one writer per host follows the ring into MongoDB, and one host per database. */
+/* test_mongo_follower.c - without Redis: one writer per host follows the ring into MongoDB, and one host
+ * per database. */
 #include "mongo_host.h"
 
 #include "bus/ring_layout.h"
@@ -44,7 +45,7 @@ static void ignore_orphan(void *arg, const struct message *message, bool stands)
 
 static void start(struct host *f)
 {
-    const struct bus_handler handler = {NULL,         ignore_record, ignore_event,
+    const struct bus_handler handler = {NULL,        ignore_record, ignore_event,
                                         ignore_lost, ignore_gone,   ignore_orphan};
 
     host_start(f);
@@ -88,8 +89,12 @@ static void close_follower(struct host *f)
 static struct message publish(struct host *f, const char *room, const char *user, struct text key)
 {
     struct ring *ring = f->ring;
-    struct ring_append append = {.kind = RING_MESSAGE, .room = text(room), .user = text(user), .key = key,
-                                 .head = text("{\"seq\":"), .tail = text("}")};
+    struct ring_append append = {.kind = RING_MESSAGE,
+                                 .room = text(room),
+                                 .user = text(user),
+                                 .key = key,
+                                 .head = text("{\"seq\":"),
+                                 .tail = text("}")};
     struct message message;
     uint8_t uid[MESSAGE_UID_SIZE];
     uint64_t position;

@@ -63,7 +63,8 @@ static struct test *prepare(void)
 
     assert_non_null(t);
     signal(SIGPIPE, SIG_IGN);
-    t->scripts[SCRIPT_APPEND] = (struct redis_script){.source = append_once, .length = sizeof(append_once) - 1};
+    t->scripts[SCRIPT_APPEND] =
+        (struct redis_script){.source = append_once, .length = sizeof(append_once) - 1};
     t->scripts[SCRIPT_LIFE] = (struct redis_script){.source = say_life, .length = sizeof(say_life) - 1};
     redis_script_init(&t->scripts[0]);
     redis_script_init(&t->scripts[1]);
@@ -193,8 +194,8 @@ static bool call_append(struct test *t, int number, unsigned partition, const ch
     char mark[64], list[64], value[16];
     struct text argv[3] = {{mark, 0}, {list, 0}, {value, 0}};
     struct redis_call call = {.partition = partition, .room = text(room), .script = SCRIPT_APPEND, .keys = 2,
-                              .argc = 3, .argv = argv, .life_argument = -1, .patient = true, .done = on_answer,
-                              .arg = &t->asked[number]};
+                              .argc = 3, .argv = argv, .life_argument = -1, .patient = true,
+                              .done = on_answer, .arg = &t->asked[number]};
 
     argv[0].length = (size_t)snprintf(mark, sizeof(mark), "{%u}mark%d", partition, number);
     argv[1].length = (size_t)snprintf(list, sizeof(list), "{%u}list%s", partition, room);
@@ -576,9 +577,11 @@ static void words_that_mean_later_lose_nothing(void **state)
 {
     static const char *const words[] = {
         "-LOADING Redis is loading the dataset in memory\r\n", "-MASTERDOWN Link with MASTER is down\r\n",
-        "-NOSCRIPT No matching script. Please use EVAL.\r\n", "-READONLY You can't write against a replica\r\n",
+        "-NOSCRIPT No matching script. Please use EVAL.\r\n",
+        "-READONLY You can't write against a replica\r\n",
         "-BUSY Redis is busy running a script\r\n", "-MISCONF Errors writing to the AOF file\r\n",
-        "-TRYAGAIN Multiple keys request during rehashing of slot\r\n", "-CLUSTERDOWN Hash slot not served\r\n",
+        "-TRYAGAIN Multiple keys request during rehashing of slot\r\n",
+        "-CLUSTERDOWN Hash slot not served\r\n",
         "-NOREPLICAS Not enough good replicas to write.\r\n", "-ASK 1 nonsense\r\n",
         "-MOVED nonsense\r\n", "-ERR Error running script (call to f_1): @user_script:1: -BUSY x\r\n",
     };
@@ -722,8 +725,9 @@ static void open_cluster(struct cluster *c)
         redisReply *id;
 
         snprintf(c->cluster_ports[i], sizeof(c->cluster_ports[i]), "%d", redis_host_port());
-        memcpy(c->extra[i], (const char *[]){"--cluster-enabled", "yes", "--cluster-port", c->cluster_ports[i],
-                                             "--cluster-require-full-coverage", "no", NULL},
+        memcpy(c->extra[i],
+               (const char *[]){"--cluster-enabled", "yes", "--cluster-port", c->cluster_ports[i],
+                                "--cluster-require-full-coverage", "no", NULL},
                7 * sizeof(char *));
         c->nodes[i] = redis_host_new(c->extra[i], true);
         id = redis_host_command(c->nodes[i], "CLUSTER MYID");
@@ -788,7 +792,8 @@ static void a_slot_that_moves_takes_its_calls_with_it(void **state)
     assert_int_equal(t->answered, 1001);
 
     for (int i = 0; i < 1000; i++)
-        redis_host_do(c.nodes[from], "MIGRATE 127.0.0.1 %d {%u}mark%d 0 5000", c.nodes[to]->port, partition, i);
+        redis_host_do(c.nodes[from], "MIGRATE 127.0.0.1 %d {%u}mark%d 0 5000", c.nodes[to]->port, partition,
+                      i);
     redis_host_do(c.nodes[to], "CLUSTER SETSLOT %u NODE %s", slot, c.ids[to]);
     redis_host_do(c.nodes[from], "CLUSTER SETSLOT %u NODE %s", slot, c.ids[to]);
     until(t, t->answered == made + 1);
@@ -901,5 +906,5 @@ int main(void)
         cmocka_unit_test(each_partition_has_its_server_and_its_life),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return redis_host_run_all(tests);
 }

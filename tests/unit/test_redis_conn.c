@@ -428,7 +428,8 @@ static void a_replica_is_refused_and_a_master_that_becomes_one_is_left(void **st
     redis_host_do(other, "CONFIG SET repl-timeout 1");
     redis_host_until(&t.loop,
                      redis_host_number(other, "EVAL %s 0",
-                                       "return string.find(redis.call('INFO', 'replication'), 'link_status:down') or 0") > 0,
+                                       "return string.find(redis.call('INFO', 'replication'), "
+                                       "'link_status:down') or 0") > 0,
                      (void)0);
     open_server(&t, other, REDIS_CONN_SUBSCRIBER);
     await_lost(&t, REDIS_FAULT_MASTERDOWN);
@@ -606,8 +607,9 @@ static void error_words_are_faults(void **state)
 
 static void other_errors_are_replies(void **state)
 {
-    static const char *const replies[] = {"-ERR Error running script (call to f_12): @user_script:3: -OOM too much\r\n",
-                                          "-NOPERM no\r\n", "-LOADINGS of it\r\n", "-OOM\r\n"};
+    static const char *const replies[] = {
+        "-ERR Error running script (call to f_12): @user_script:3: -OOM too much\r\n", "-NOPERM no\r\n",
+        "-LOADINGS of it\r\n", "-OOM\r\n"};
     static const char *const codes[] = {"OOM", "NOPERM", "LOADINGS", "OOM"};
 
     (void)state;
@@ -648,5 +650,5 @@ int main(void)
         cmocka_unit_test(other_errors_are_replies),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return redis_host_run_all(tests);
 }

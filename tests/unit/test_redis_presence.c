@@ -516,5 +516,5 @@ int main(void)
         TEST(test_an_enter_that_redis_never_answered_leaves_no_ghost),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return redis_host_run_all(tests);
 }

@@ -932,7 +932,7 @@ int main(void)
         cmocka_unit_test(whatever_moves_how_fast_all_comes_right),
         cmocka_unit_test(a_failed_masters_channels_go_to_its_replica),
     };
-    int failed = cmocka_run_group_tests(alone, NULL, NULL);
+    int failed = redis_host_run_all(alone);
 
     return failed + cmocka_run_group_tests(cluster, set_up_cluster, tear_down_cluster);
 }

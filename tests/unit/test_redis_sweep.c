@@ -416,5 +416,5 @@ int main(void)
         TEST(test_what_is_nowhere_any_more_is_given_up_after_window_ttl),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return redis_host_run_all(tests);
 }

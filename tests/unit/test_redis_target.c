@@ -63,7 +63,8 @@ static void one_server_in_every_form(void **state)
         {"[::1]:7000", "::1", 7000, 0, "", "", "[::1]:7000"},
         {"redis://:secret@host", "host", 6379, 0, "", "secret", "host:6379"},
         {"redis://me:secret@host:7000/1", "host", 7000, 1, "me", "secret", "host:7000"},
-        {"redis://me:s%3Ae%40c%2Fr%2ce%25t%20@[::1]:7000/1", "::1", 7000, 1, "me", "s:e@c/r,e%t ", "[::1]:7000"},
+        {"redis://me:s%3Ae%40c%2Fr%2ce%25t%20@[::1]:7000/1", "::1", 7000, 1, "me", "s:e@c/r,e%t ",
+         "[::1]:7000"},
         {"redis://m%C3%BC:a:b@host", "host", 6379, 0, "m\xc3\xbc", "a:b", "host:6379"},
         {"redis://me:a@b@host", "host", 6379, 0, "me", "a@b", "host:6379"},
         {"unix:///run/redis/redis.sock", "/run/redis/redis.sock", 0, 0, "", "", "/run/redis/redis.sock"},
@@ -153,7 +154,8 @@ static void tls_is_there_or_refused_by_name(void **state)
         assert_int_equal(redis_target_parse(&target, &config, error, sizeof(error)), redis_conn_has_tls());
         assert_true(target.tls);
         if (!redis_conn_has_tls())
-            assert_non_null(strstr(error, "rediss: needs a hiredis with TLS (1.0 or newer); this chatd was built with"));
+            assert_non_null(
+                strstr(error, "rediss: needs a hiredis with TLS (1.0 or newer); this chatd was built with"));
     }
 }
 

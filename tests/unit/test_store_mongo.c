@@ -36,8 +36,8 @@ static void test_pages_are_the_newest_of_the_asked_range(void **state)
 
 static void test_keys_are_compared_as_bytes(void **state)
 {
-    static const struct text keys[] = {{"k", 1}, {"k\0", 2}, {"k\0a", 3}, {"K", 1}, {"1", 1}, {"01", 2}, {"k ", 2},
-                                       {"\xc3\xa9", 2}, {"e\xcc\x81", 3}};
+    static const struct text keys[] = {{"k", 1},  {"k\0", 2}, {"k\0a", 3},     {"K", 1},        {"1", 1},
+                                       {"01", 2}, {"k ", 2},  {"\xc3\xa9", 2}, {"e\xcc\x81", 3}};
     enum { KEYS = sizeof(keys) / sizeof(keys[0]) };
     struct message keyless = make_message("a", "ana", NO_KEY, 100);
     struct host host;
@@ -73,7 +73,8 @@ static void test_duplicates_are_settled_by_number_and_key(void **state)
     host_start(&host);
     first = make_message("a", "ana", text("key"), 10);
     assert_answer(commit(&host, &first), STORE_OK, 10);
-    assert_answer(commit(&host, &first), STORE_OK, 10); /* this very message: a commit whose answer was lost */
+    assert_answer(commit(&host, &first), STORE_OK,
+                  10); /* this very message: a commit whose answer was lost */
     other_number = make_message("a", "ana", text("key"), 11);
     assert_answer(commit(&host, &other_number), STORE_OK, 10); /* its key is stored: under that number */
     taken = make_message("a", "bob", text("key"), 10);
@@ -246,8 +247,8 @@ static void test_a_server_killed_and_restarted_gets_everything_once(void **state
     host_close(&host);
 }
 
-/* Rule 8: by the time that MongoDB is back the number may be void, and the first try may have got through. The bus says that
- * it stands once, for that first try. */
+/* Rule 8: by the time that MongoDB is back the number may be void, and the first try may have got
+ * through. The bus says that it stands once, for that first try. */
 static void stand_once(struct host *host)
 {
     host->stand_most = host->stand_calls + 1;
@@ -662,6 +663,8 @@ static void test_settings_are_checked_without_telling_secrets(void **state)
         {"mongodb://u:topsecret@h:99999/", "ort"},
         {"mongodb://u:top/secret@h/", "ost"},
         {"mongodb://u:top%zzsecret@h/", "escape"},
+        {"mongodb://u:top@secret@h/", "percent-encoded"},
+        {"mongodb://u:top@secret/chat@h/", "percent-encoded"},
         {"mongodb://u:topsecret@h/?pool=3", "pool"},
         {"mongodb://u:topsecret@h/?tls=perhaps", "tls"},
         {"mongodb://u:topsecret@h/a.b", "database"},
@@ -701,8 +704,8 @@ static void make_id(const char *uri, uint8_t id[RING_ID_SIZE])
 static void test_the_identity_is_hosts_and_database(void **state)
 {
     static const char *const same[] = {"mongodb://ana:x@b:1,a:2/chat", "mongodb://a:2,b:1/chat?w=1"};
-    static const char *const others[] = {"mongodb://a:2,b:1/chat2", "mongodb://a:2/chat", "mongodb://a:2,b:2/chat",
-                                         "mongodb+srv://a.b.c/chat"};
+    static const char *const others[] = {"mongodb://a:2,b:1/chat2", "mongodb://a:2/chat",
+                                         "mongodb://a:2,b:2/chat", "mongodb+srv://a.b.c/chat"};
     uint8_t id[RING_ID_SIZE], other[RING_ID_SIZE];
 
     (void)state;

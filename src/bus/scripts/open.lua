@@ -11,8 +11,8 @@
 -- KEYS  1 room  2 since
 -- ARGV  1 life  2 expected life, or empty  3 highest number known to the store and to the worker
 --       4 lifetime of the room (ms)  5 failover_grace (ms)  6 1: there may be numbers on their way, else 0
--- Answer: {0} it is open; {3, life, 1 if the room is known from another life else 0, how long (ms) those numbers
--- still have} it isn't yet.
+-- Answer: {0} it is open; {3, life, 1 if the room is known from another life else 0, how long (ms) those
+-- numbers still have} it isn't yet.
 local OK, NOT_OPEN = 0, 3
 local BLOCK, YEAR_2020 = 2 ^ 20, 1577836800
 

@@ -5,7 +5,7 @@
 --      many entries to pass over, life of this Redis, uid prefixes of the living (8 bytes each, one after the
 --      other)
 -- Answer: how many to pass over the next time, (room, number, 1 if the number stands or 0 or -1 given up,
--- header, event)...
+-- header, payload)...
 local SCAN, BATCH, BYTES = 500, 100, 1048576
 
 local time = redis.call('TIME')

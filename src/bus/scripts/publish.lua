@@ -6,9 +6,12 @@
 -- ARGV  1 life  2 name of the room  3 uid  4 field in keys  5 NUL user NUL key  6 head  7 tail
 --       8 mode: 0; 1 no number for what is unknown here, the store is to be asked; 2 it has been asked
 --       9 instead_of, or empty  10 PUBLISH or SPUBLISH  11 channel
---       12 window_messages  13 retry_window  14 window_ttl  15 REDIS_ROOM_TTL_MS (ms)
--- Answer: {status (enum bus_status)}, with 0 also number and time, with 1 number, header and event of the
+--       12 window_messages  13 retry_window, window_ttl and REDIS_ROOM_TTL_MS (ms), with spaces
+-- Answer: {status (enum bus_status)}, with 0 also number and time, with 1 number, header and payload of the
 -- record.
+--
+-- Most of its cost is in the number of commands, and of long strings that Lua makes. So what goes into the
+-- stream is the very payload of the channel.
 local OK, DUPLICATE, NOT_FOUND, NOT_OPEN, FULL = 0, 1, 2, 3, 4
 local call, format = redis.call, string.format
 local window, pending = KEYS[2], KEYS[5]
@@ -56,11 +59,11 @@ if held then
         end
         local record = call('XRANGE', window, held, held)[1]
         if record then
-            local header, event = record[2][2], record[2][4]
+            local header, payload = record[2][2], record[2][4]
             if header:sub(1, 16) == uid then
                 return {OK, tonumber(held), tonumber(header:match('^%d+', 17))} -- carried out a second time
             end
-            return {DUPLICATE, tonumber(held), header, event}
+            return {DUPLICATE, tonumber(held), header, payload}
         end
         -- Cut off the window. Its publisher may be about to store it; a second one would be one too many.
         if since then
@@ -89,10 +92,15 @@ if answer then
     return answer
 end
 
+local retry_window, window_ttl, room_ttl
 if turn then
+    retry_window, window_ttl, room_ttl = ARGV[13]:match('(%d+) (%d+) (%d+)')
     current, other = other, current
-    call('HSET', KEYS[1], 'g', room[4] == '1' and 0 or 1, 'gt', format('%d', t + ARGV[13]))
+    call('HSET', KEYS[1], 'g', room[4] == '1' and 0 or 1, 'gt', format('%d', t + retry_window))
     call('UNLINK', current)
+    -- A value of more than 64 bytes makes it a real hash at once. Redis searches small ones from end to end,
+    -- which with some hundred keys costs more than all else here.
+    call('HSET', current, '', ('-'):rep(65))
 end
 if turn or held then
     call('HSET', current, field, seq)
@@ -101,15 +109,15 @@ if held then
     call('HDEL', other, field)
 end
 
-local event = ARGV[6] .. seq .. ',"time":' .. time .. ARGV[7]
-call('XADD', window, 'MAXLEN', '~', ARGV[12], seq .. '-0', 'h', uid .. time .. ARGV[5], 'e', event)
+local payload = 'm' .. seq .. ' ' .. ARGV[6] .. seq .. ',"time":' .. time .. ARGV[7]
+call('XADD', window, 'MAXLEN', '~', ARGV[12], seq .. '-0', 'h', uid .. time .. ARGV[5], 'e', payload)
 call('HSET', KEYS[1], 'n', seq, 't', time)
 call('ZADD', pending, time, name .. '\0' .. seq)
-call(ARGV[10], ARGV[11], 'm' .. seq .. ' ' .. event)
+call(ARGV[10], ARGV[11], payload)
 if turn then
     -- What is appended until the next turn lives for its time beyond that; then this is done again.
-    call('PEXPIRE', KEYS[1], ARGV[13] + ARGV[15])
-    call('PEXPIRE', window, ARGV[13] + ARGV[14])
-    call('PEXPIRE', current, 2 * ARGV[13])
+    call('PEXPIRE', KEYS[1], retry_window + room_ttl)
+    call('PEXPIRE', window, retry_window + window_ttl)
+    call('PEXPIRE', current, 2 * retry_window)
 end
 return {OK, n, t}

@@ -3,8 +3,8 @@
 --
 -- KEYS  1 room  2 window  3 pending  4 since
 -- ARGV  1 life  2 name of the room  3 above  4 upto  5 limit  6 failover_grace (ms)
--- Answer: {status, below, pending 0 or 1, number, event, number, event, ...}, numbers falling; with 3 (not
--- open) below says nothing. Below as in bus.h.
+-- Answer: {status, below, pending 0 or 1, number, payload, number, payload, ...}, numbers falling; with 3
+-- (not open) below says nothing. Below as in bus.h.
 local OK, NOT_OPEN = 0, 3
 local SCAN = 1000 -- more pending ones than this are not looked through
 local call, format = redis.call, string.format
@@ -12,9 +12,16 @@ local above, upto, limit = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5
 
 local room = call('HMGET', KEYS[1], 'life', 'n', 'b', 't', 'bt')
 if not room[1] then
-    -- Nobody spoke there for long; or Redis was emptied a moment ago, and has forgotten what is pending (open.lua).
-    local since, clock = call('GET', KEYS[4]), call('TIME')
-    return {NOT_OPEN, 0, since and clock[1] * 1000 + clock[2] / 1000 >= since + ARGV[6] and 0 or 1}
+    -- Nobody spoke there for long; or Redis was emptied a moment ago, and doesn't know what is pending: as in
+    -- open.lua.
+    local clock = call('TIME')
+    local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+    local since = tonumber(call('GET', KEYS[4]) or now + 1)
+    if since > now then
+        since = now
+        call('SET', KEYS[4], format('%d', now))
+    end
+    return {NOT_OPEN, 0, since + ARGV[6] > now and 1 or 0}
 end
 local answer = {OK, 0, 0}
 local n, below = tonumber(room[2]), nil
