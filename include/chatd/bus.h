@@ -2,9 +2,9 @@
  *
  * The rules are numbered as in src/ARCHITECTURE.md, "Delivery". Two implementations stand behind this
  * interface, bus_log (shared memory, one host) and bus_redis (any number of servers); chat code can't tell
- * which it has. So everything that may need a round trip answers through a callback, exactly once, which may run
- * before the call returns (bus_log always does) or later. Texts are borrowed for the call: who needs them longer
- * copies them. Loop thread only; one bus per worker.
+ * which it has. So everything that may need a round trip answers through a callback, exactly once, which
+ * may run before the call returns (bus_log always does) or later. Texts are borrowed for the call: who
+ * needs them longer copies them. Loop thread only; one bus per worker.
  *
  * A room must be OPEN (the bus knows its next number) before it is subscribed or published to;
  * BUS_NOT_OPEN says that it isn't: ask the store for its highest number, call bus_open, try again. Opening
@@ -29,9 +29,9 @@ enum bus_status {
     BUS_OK,
     BUS_DUPLICATE, /* publish: the window has (room, user, key); the answer is that record */
     BUS_NOT_FOUND_IN_WINDOW, /* publish with `retry`: ask the store by key, then publish with `asked` */
-    BUS_NOT_OPEN,  /* the room has no next number */
-    BUS_FULL,      /* no place: what is uncommitted is never overwritten; try again later */
-    BUS_FAILED,    /* the bus can't be reached now, or nobody wants it any more; nothing is known to be done */
+    BUS_NOT_OPEN, /* the room has no next number */
+    BUS_FULL, /* no place: what is uncommitted is never overwritten; try again later */
+    BUS_FAILED, /* the bus can't be reached now, or nobody wants it any more; nothing is known to be done */
 };
 
 /* How the bus calls up. None may be NULL. */
@@ -47,9 +47,9 @@ struct bus_handler {
     /* A user is no longer in a room, by this worker's bus_leave or because the worker with the last
      * connection died; `members` are left. Called on one worker of all. */
     void (*on_gone)(void *arg, struct text room, struct text user, uint32_t members);
-    /* The publisher of this record died before the store was known to have it. Called on one worker of all, again
-     * after a while as long as nobody says bus_settle. `stands`: its number still counts, so it is to be
-     * committed under it; else it is to be published again with its key (rule 8). */
+    /* The publisher of this record died before the store was known to have it. Called on one worker of
+     * all, again after a while as long as nobody says bus_settle. `stands`: its number still counts, so it
+     * is to be committed under it; else it is to be published again with its key (rule 8). */
     void (*on_orphan)(void *arg, const struct message *message, bool stands);
 };
 
@@ -61,14 +61,15 @@ struct bus_publish {
     const uint8_t *uid; /* of a message that is published again (MESSAGE_UID_SIZE bytes); NULL: a new one */
     bool retry; /* the client sent it before */
     bool asked; /* the store has been asked and doesn't have it */
-    uint64_t instead_of; /* the number it had and that is void now (rules 5 and 8), which the bus forgets; 0: none */
-    /* Asked with the callback's `arg` before it goes out, if it had to wait for the bus: false when its sender is gone,
-     * and then it is dropped (BUS_FAILED). May be NULL. */
+    /* The number it had and that is void now (rules 5 and 8), which the bus forgets; 0: none. */
+    uint64_t instead_of;
+    /* Asked with the callback's `arg` before it goes out, if it had to wait for the bus: false when its
+     * sender is gone, and then it is dropped (BUS_FAILED). May be NULL. */
     bool (*wanted)(void *arg);
 };
 
-/* With a status that gave no number the message has its uid alone: the next try of the same message brings it, and one
- * that got through after all is recognised. */
+/* With a status that gave no number the message has its uid alone: the next try of the same message brings
+ * it, and one that got through after all is recognised. */
 typedef void bus_on_published(void *arg, enum bus_status status, const struct message *message);
 typedef void bus_on_subscribed(void *arg, enum bus_status status, uint64_t seq);
 
@@ -76,10 +77,12 @@ typedef void bus_on_subscribed(void *arg, enum bus_status status, uint64_t seq);
 typedef void bus_on_members(void *arg, enum bus_status status, uint32_t members, bool changed);
 
 /* The newest `limit` records of (above, upto] that the bus still has, ascending. `below` is the number
- * before the page's first: when it is > above, the records in (above, below] are the store's. `pending`: not all
- * of these are known to be committed, though the bus has waited for it up to BUS_PENDING_MS; without it all
- * were committed before this answer. With BUS_NOT_OPEN or BUS_FAILED the page is empty and `below` is `upto`. */
-typedef void bus_on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below, bool pending);
+ * before the page's first: when it is > above, the records in (above, below] are the store's. `pending`:
+ * not all of these are known to be committed, though the bus has waited for it up to BUS_PENDING_MS;
+ * without it all were committed before this answer. With BUS_NOT_OPEN or BUS_FAILED the page is empty and
+ * `below` is `upto`. */
+typedef void bus_on_window(void *arg, enum bus_status status, const struct page *page, uint64_t below,
+                           bool pending);
 
 enum { BUS_PENDING_MS = 1000 };
 
@@ -125,16 +128,17 @@ struct bus {
     struct bus_handler handler;
 };
 
-/* Makes the room known with the next multiple of 2^20 above `highest`, or a higher one, as its next number; one that
- * is known stays as it is. BUS_FULL when there is no place for one more room. May wait for failover_grace. */
+/* Makes the room known with the next multiple of 2^20 above `highest`, or a higher one, as its next
+ * number; one that is known stays as it is. BUS_FULL when there is no place for one more room. May wait
+ * for failover_grace. */
 static inline void bus_open(struct bus *bus, struct text room, uint64_t highest,
                             void (*done)(void *arg, enum bus_status status), void *arg)
 {
     bus->ops->open(bus, room, highest, done, arg);
 }
 
-/* From now on the room's records reach this worker; `seq` is the highest number given so far. One at a time per
- * room; after BUS_NOT_OPEN or BUS_FAILED it isn't subscribed. */
+/* From now on the room's records reach this worker; `seq` is the highest number given so far. One at a
+ * time per room; after BUS_NOT_OPEN or BUS_FAILED it isn't subscribed. */
 static inline void bus_subscribe(struct bus *bus, struct text room, bus_on_subscribed *done, void *arg)
 {
     bus->ops->subscribe(bus, room, done, arg);
@@ -182,7 +186,8 @@ static inline uint32_t bus_count(struct bus *bus, struct text room)
     return bus->ops->count(bus, room);
 }
 
-/* The number of users of any room, and the names of at most `limit` of them; 0 while the bus can't be reached. */
+/* The number of users of any room, and the names of at most `limit` of them; 0 while the bus can't be
+ * reached. */
 static inline void bus_members(struct bus *bus, struct text room, uint32_t limit,
                                void (*done)(void *arg, uint32_t count, const struct text *users,
                                             uint32_t listed),
@@ -197,8 +202,9 @@ static inline void bus_rooms(struct bus *bus, uint32_t limit, bus_on_rooms *done
     bus->ops->rooms(bus, limit, done, arg);
 }
 
-/* The store has the message (room, seq and time_ms as published): nobody needs to care for it any more. If it is
- * `stored` under another number, the one it was published under is void, and is not in the window any more (rule 5). */
+/* The store has the message (room, seq and time_ms as published): nobody needs to care for it any more. If
+ * it is `stored` under another number, the one it was published under is void, and is not in the window
+ * any more (rule 5). */
 static inline void bus_settle(struct bus *bus, const struct message *message, uint64_t stored)
 {
     bus->ops->settle(bus, message, stored);

@@ -32,10 +32,10 @@ int bus_redis_probe(const struct config *config, char error[BUS_REDIS_ERROR_MAX]
 int bus_redis_new(struct bus **bus, uv_loop_t *loop, const struct config *config,
                   const struct bus_handler *handler) __attribute__((warn_unused_result));
 
-/* The end comes in two steps, when no connection and no store is left. First this worker says goodbye: open calls are
- * answered BUS_FAILED as they come back, and of the handlers only on_gone is called any more. bus_turn goes on being called until
- * bus_redis_left (all is written and answered) or the caller's patience is over; then it is closed. The memory goes by the
- * loop's close callbacks. */
+/* The end comes in two steps, when no connection and no store is left. First this worker says goodbye:
+ * open calls are answered BUS_FAILED as they come back, and of the handlers only on_gone is called any
+ * more. bus_turn goes on being called until bus_redis_left (all is written and answered) or the caller's
+ * patience is over; then it is closed. The memory goes by the loop's close callbacks. */
 void bus_redis_leave(struct bus *bus);
 bool bus_redis_left(struct bus *bus);
 void bus_redis_close(struct bus *bus);

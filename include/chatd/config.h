@@ -68,8 +68,8 @@ int config_parse(struct config *config, const char *name, const char *text, size
 void config_defaults(struct config *config);
 
 /* Prints every setting as `key = value  # origin` (-t): a file that means the same. `auto` and an empty
- * data_dir stay as they are, what they come to stands in the comment. But for secrets: those of *_password and in
- * addresses are stars. */
+ * data_dir stay as they are, what they come to stands in the comment. But for secrets: those of *_password
+ * and in addresses are stars. */
 void config_print(const struct config *config, FILE *out);
 
 /* Prints a complete, commented chat.conf with the built-in defaults (chat.conf.example is this output). */

@@ -20,11 +20,12 @@ enum { HEALTH_STALL_MS = 10000 };
  *      "bus":{"kind":"redis","status":"ok"},"workers":{"status":"ok","configured":2,"running":2,"ready":2}}}
  *
  * `status` is `failing` (503) while a part fails, else `draining` (503) while this worker sends its clients
- * away, else `ok`. A failing part has `"status":"failing"`, `error` and `since` (ISO 8601, UTC). Store and bus
- * fail when they say so themselves, as the worker that answers sees it; the bus in shared memory can't fail while
- * somebody is there to ask it. The workers fail when one is stalled. `running` counts live processes, `ready` those that serve and don't drain. A
- * missing worker is no failure of its own: the master replaces it, and its listener keeps what waits. */
-int health_json(const struct config *config, const struct metrics *metrics, struct bus *bus, struct store *store,
-                bool draining, struct buf *out);
+ * away, else `ok`. A failing part has `"status":"failing"`, `error` and `since` (ISO 8601, UTC). Store and
+ * bus fail when they say so themselves, as the worker that answers sees it; the bus in shared memory can't
+ * fail while somebody is there to ask it. The workers fail when one is stalled. `running` counts live
+ * processes, `ready` those that serve and don't drain. A missing worker is no failure of its own: the
+ * master replaces it, and its listener keeps what waits. */
+int health_json(const struct config *config, const struct metrics *metrics, struct bus *bus,
+                struct store *store, bool draining, struct buf *out);
 
 #endif

@@ -24,7 +24,8 @@ struct message {
     uint64_t previous;
     int64_t time_ms;
     struct text event;  /* the final bytes of the event */
-    uint64_t position;  /* opaque to everybody but bus and store: in the ring; or the life of Redis that numbered it */
+    /* Opaque to everybody but bus and store: in the ring; or the life of Redis that numbered it. */
+    uint64_t position;
 };
 
 #endif

@@ -14,8 +14,9 @@ enum { SESSIONS_ID_SIZE = 16, SESSIONS_TOKEN_MAX = 160 };
 
 struct sessions;
 
-/* What a token stands for. `user.length` 0: nothing (unknown, forged, too old). The same `id` goes on. Rooms are those
- * that it was in, at most max_rooms_per_connection, none where they aren't kept. Borrowed for the call. */
+/* What a token stands for. `user.length` 0: nothing (unknown, forged, too old). The same `id` goes on.
+ * Rooms are those that it was in, at most max_rooms_per_connection, none where they aren't kept. Borrowed
+ * for the call. */
 struct sessions_found {
     struct text user;
     uint8_t id[SESSIONS_ID_SIZE];
@@ -32,7 +33,8 @@ struct sessions_ops {
     void (*find)(struct sessions *sessions, struct text token, sessions_on_found *done, void *arg);
     void (*resume)(struct sessions *sessions, struct text user, const uint8_t id[SESSIONS_ID_SIZE],
                    char token[SESSIONS_TOKEN_MAX]);
-    void (*room)(struct sessions *sessions, struct text user, const uint8_t id[SESSIONS_ID_SIZE], struct text room, bool in);
+    void (*room)(struct sessions *sessions, struct text user, const uint8_t id[SESSIONS_ID_SIZE],
+                 struct text room, bool in);
     void (*keep)(struct sessions *sessions, struct text user, const uint8_t id[SESSIONS_ID_SIZE]);
 };
 
@@ -48,27 +50,29 @@ static inline void sessions_start(struct sessions *sessions, struct text user, u
 }
 
 /* Looks a token up; answers once, perhaps before it returns. */
-static inline void sessions_find(struct sessions *sessions, struct text token, sessions_on_found *done, void *arg)
+static inline void sessions_find(struct sessions *sessions, struct text token, sessions_on_found *done,
+                                 void *arg)
 {
     sessions->ops->find(sessions, token, done, arg);
 }
 
 /* One that was found goes on under the same id: its token for welcome. */
-static inline void sessions_resume(struct sessions *sessions, struct text user, const uint8_t id[SESSIONS_ID_SIZE],
-                                   char token[SESSIONS_TOKEN_MAX])
+static inline void sessions_resume(struct sessions *sessions, struct text user,
+                                   const uint8_t id[SESSIONS_ID_SIZE], char token[SESSIONS_TOKEN_MAX])
 {
     sessions->ops->resume(sessions, user, id, token);
 }
 
 /* The session is in the room from now on, or has left it by its own will. */
-static inline void sessions_room(struct sessions *sessions, struct text user, const uint8_t id[SESSIONS_ID_SIZE],
-                                 struct text room, bool in)
+static inline void sessions_room(struct sessions *sessions, struct text user,
+                                 const uint8_t id[SESSIONS_ID_SIZE], struct text room, bool in)
 {
     sessions->ops->room(sessions, user, id, room, in);
 }
 
 /* Its user is still, or was just now, here: the session's time runs from now on. */
-static inline void sessions_keep(struct sessions *sessions, struct text user, const uint8_t id[SESSIONS_ID_SIZE])
+static inline void sessions_keep(struct sessions *sessions, struct text user,
+                                 const uint8_t id[SESSIONS_ID_SIZE])
 {
     sessions->ops->keep(sessions, user, id);
 }

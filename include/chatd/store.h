@@ -18,10 +18,10 @@ struct store;
 
 enum store_status {
     STORE_OK,
-    STORE_NONE,   /* nothing under that key */
-    STORE_BUSY,   /* too many requests wait: answer overloaded */
+    STORE_NONE, /* nothing under that key */
+    STORE_BUSY, /* too many requests wait: answer overloaded */
     STORE_FAILED, /* the store can't be read or written now: answer unavailable */
-    STORE_MOVED,  /* commit: its number doesn't stand any more (rules 5 and 8): publish it again, instead_of it */
+    STORE_MOVED, /* commit: its number doesn't stand any more (rules 5, 8): publish it again, instead_of it */
 };
 
 typedef void store_on_number(void *arg, enum store_status status, uint64_t seq);
@@ -73,8 +73,8 @@ static inline void store_highest(struct store *store, struct text room, store_on
     store->ops->highest(store, room, done, arg);
 }
 
-/* The number of the message with that key, or, with an empty key, with that uid (else it may be NULL): STORE_OK or
- * STORE_NONE. */
+/* The number of the message with that key, or, with an empty key, with that uid (else it may be NULL):
+ * STORE_OK or STORE_NONE. */
 static inline void store_find(struct store *store, struct text room, struct text user, struct text key,
                               const uint8_t *uid, store_on_number *done, void *arg)
 {
@@ -93,7 +93,8 @@ static inline void store_rooms(struct store *store, uint32_t limit, store_on_roo
     store->ops->rooms(store, limit, done, arg);
 }
 
-/* Notes that the user is here now: first and last seen. No answer; may be dropped when there is too much to do. */
+/* Notes that the user is here now: first and last seen. No answer; may be dropped when there is too much
+ * to do. */
 static inline void store_seen(struct store *store, struct text user)
 {
     if (store->ops->seen)

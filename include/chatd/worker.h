@@ -24,16 +24,18 @@ struct worker_shared {
     uint8_t session_key[TOKEN_KEY_SIZE];
 };
 
-/* Whether the settings go together and name things that can be: talks to nobody. Negative errno with the reason in
- * `error`. */
-int worker_check(const struct config *config, char error[WORKER_ERROR_MAX]) __attribute__((warn_unused_result));
+/* Whether the settings go together and name things that can be: talks to nobody. Negative errno with the
+ * reason in `error`. */
+int worker_check(const struct config *config, char error[WORKER_ERROR_MAX])
+    __attribute__((warn_unused_result));
 
-/* Tries the Redis and MongoDB that the settings name, for a few seconds, and writes a line for each that doesn't answer or
- * refuses. Blocks: for `chatd -t`. */
+/* Tries the Redis and MongoDB that the settings name, for a few seconds, and writes a line for each that
+ * doesn't answer or refuses. Blocks: for `chatd -t`. */
 void worker_probe(const struct config *config, FILE *out);
 
-/* Checks the settings as worker_check does. Without Redis makes the store ready, finds or makes the ring, reads the session key. config->data_dir exists and is
- * locked by the caller. Negative errno with the reason in `error`. */
+/* Checks the settings as worker_check does. Without Redis makes the store ready, finds or makes the ring,
+ * reads the session key. config->data_dir exists and is locked by the caller. Negative errno with the
+ * reason in `error`. */
 int worker_prepare(const struct config *config, struct worker_shared *shared, char error[WORKER_ERROR_MAX])
     __attribute__((warn_unused_result));
 

@@ -24,7 +24,8 @@ static void print_origin(const struct config *config, enum config_index index, F
         fprintf(out, "%s:%d", config->file, config->origin[index] - 1);
 }
 
-/* What stands between `://user:` and the last `@` of an address, and a password that is a setting of its own. */
+/* What stands between `://user:` and the last `@` of an address, and a password that is a setting of its
+ * own. */
 static void hide_secrets(enum config_index index, char *value)
 {
     size_t key_length = strlen(config_rows[index].key), suffix = strlen("_password");

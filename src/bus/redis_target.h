@@ -3,7 +3,7 @@
  * An open value; no sockets, no DNS. Forms:
  *
  *     redis://[user[:password]@]host[:port][/database]     one server (6379, 0; `host:port` alone as well)
- *     redis://…,redis://…                                  shards: rooms are spread over them, in this order
+ *     redis://...,redis://...                              shards: rooms are spread over them, in this order
  *     unix:///path[?db=N]                                  one server on its socket
  *     redis+sentinel://[user:password@]host[:port],host[:port]/master-name[/database]      (26379)
  *     redis+cluster://[user:password@]host[:port],host[:port]

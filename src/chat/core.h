@@ -184,7 +184,7 @@ void opening_start(struct chat *chat, struct text room, opening_on_done *done, v
 void join_command(struct session *session, const struct command *command);
 /* Of a session that goes on in the room: nobody asked for it, only a failure is told. */
 void join_resumed(struct session *session, struct text room);
-void join_room_open(struct room *room);                              /* lets in those who wait: open, or caught up */
+void join_room_open(struct room *room); /* lets in those who wait: open, or caught up */
 void join_room_failed(struct room *room, enum store_status status);  /* sends them away */
 void join_cancel(struct join *join); /* its member is about to go: no answer */
 

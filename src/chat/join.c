@@ -59,7 +59,8 @@ static void join_free(struct join *join)
     free(join);
 }
 
-/* A message that overtook the join would be numbered below what the member gets, and its sender never see it. */
+/* A message that overtook the join would be numbered below what the member gets, and its sender never see
+ * it. */
 bool join_wait(struct session *session, const struct room *room, struct join_wait *wait)
 {
     struct member *member = member_find(session, room);
@@ -165,9 +166,10 @@ static void on_replayed(void *arg, enum store_status status, const struct page *
     step_replay(join);
 }
 
-/* The record that the client has is there: this worker is behind, and the join waits until it isn't. Else the room was
- * reset, and the answer's number says so. */
-static void on_beyond(void *arg, enum bus_status status, const struct page *page, uint64_t below, bool pending)
+/* The record that the client has is there: this worker is behind, and the join waits until it isn't. Else
+ * the room was reset, and the answer's number says so. */
+static void on_beyond(void *arg, enum bus_status status, const struct page *page, uint64_t below,
+                      bool pending)
 {
     struct join *join = arg;
     struct room *room = join->room;
@@ -202,8 +204,8 @@ static void step_replay(struct join *join)
         return;
     }
     if (join->above > join->room->delivered && join->rounds++ < JOIN_ROUNDS) {
-        bus_window(join->room->chat->bus, room_name(join->room), join->room->delivered, join->above, 1, on_beyond,
-                   join);
+        bus_window(join->room->chat->bus, room_name(join->room), join->room->delivered, join->above, 1,
+                   on_beyond, join);
         return;
     }
     if (join->above > join->room->delivered) {

@@ -90,8 +90,8 @@ static void add_workers(struct buf *out, const struct config *config, const stru
                workers->running, workers->ready);
 }
 
-int health_json(const struct config *config, const struct metrics *metrics, struct bus *bus, struct store *store,
-                bool draining, struct buf *out)
+int health_json(const struct config *config, const struct metrics *metrics, struct bus *bus,
+                struct store *store, bool draining, struct buf *out)
 {
     struct workers workers = count_workers(metrics);
     int64_t uptime_ms = clock_wall_ms() - metrics->started_ms;

@@ -19,9 +19,10 @@
 #include "files.h"
 
 enum {
-    POLL_MS = 20,         /* while waiting for workers to serve, and only then */
-    RELOAD_MS = 30000,    /* new workers that don't serve by then are given up */
-    STOP_GRACE_MS = 10000, /* beyond drain_timeout: a last commit, or one that hangs until it times out, and goodbyes */
+    POLL_MS = 20, /* while waiting for workers to serve, and only then */
+    RELOAD_MS = 30000, /* new workers that don't serve by then are given up */
+    /* Beyond drain_timeout: a last commit, or one that hangs until it times out, and goodbyes. */
+    STOP_GRACE_MS = 10000,
     REASON_MAX = 512
 };
 

@@ -4,7 +4,8 @@
  * published, rooms hand their bytes of this turn to their members, and net writes once per connection. A tick
  * a second does what is due by time.
  *
- * Which bus and which store: Redis with MongoDB for many servers, the ring with SQLite (or MongoDB) for one host.
+ * Which bus and which store: Redis with MongoDB for many servers, the ring with SQLite (or MongoDB) for
+ * one host.
  *
  * Stopping, in this order: no new connections; `reconnect` and 1001 to everybody whose acks are sent; when
  * the last one is gone, or drain_timeout is over, net closes; then the store, whose writer commits what is
@@ -80,7 +81,8 @@ void worker_probe(const struct config *config, FILE *out)
 }
 
 /* The ring, and the store that it feeds. */
-static int prepare_ring(const struct config *config, struct worker_shared *shared, char reason[RING_ERROR_MAX])
+static int prepare_ring(const struct config *config, struct worker_shared *shared,
+                        char reason[RING_ERROR_MAX])
 {
     bool mongo = store_mongo_wanted(config);
     uint8_t store_id[RING_ID_SIZE];
@@ -353,7 +355,8 @@ static void on_spooled(void *arg, const struct message *message, store_on_number
 /* Many servers: Redis numbers and spreads, each worker commits what it published. */
 static int start_shared(struct worker *w, const struct bus_handler *handler)
 {
-    struct store_mongo_options options = {&w->loop, w->args->config, NULL, bus_redis_stand, NULL, on_spooled, w};
+    struct store_mongo_options options = {&w->loop, w->args->config, NULL, bus_redis_stand,
+                                          NULL,     on_spooled,      w};
     int error = bus_redis_new(&w->bus, &w->loop, w->args->config, handler);
 
     options.stand_arg = w->bus;
@@ -368,7 +371,8 @@ static int start_shared(struct worker *w, const struct bus_handler *handler)
 static int start_alone(struct worker *w, const struct bus_handler *handler)
 {
     const struct worker_args *args = w->args;
-    struct store_mongo_options options = {.loop = &w->loop, .config = args->config, .ring = args->shared->ring};
+    struct store_mongo_options options = {
+        .loop = &w->loop, .config = args->config, .ring = args->shared->ring};
     void (*on_committed)(void *arg) = store_sqlite_on_committed;
     int error;
 

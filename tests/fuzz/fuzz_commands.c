@@ -16,8 +16,8 @@
  *     v  sessions can't be looked up, or again        i  an orphan of room "r" is handed up
  *     j  a message of it comes from the spool
  *
- * Checked: all that is sent are JSON objects, numbers rise one by one for each connection, a leave follows its
- * enter, and in the end nothing is left. */
+ * Checked: all that is sent are JSON objects, numbers rise one by one for each connection, a leave follows
+ * its enter, and in the end nothing is left. */
 #include "../support/chat_fake.h"
 #include "chatd/log.h"
 

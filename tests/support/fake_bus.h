@@ -96,7 +96,8 @@ struct world {
     struct fake_session table[256]; /* a 257th takes the first one's place */
     unsigned session_count, seen;
     bool lost_sessions;    /* look-ups fail */
-    struct buf settled;    /* `room/number ` for each bus_settle, with `as number ` when it is stored under another one */
+    /* `room/number ` for each bus_settle, with `as number ` when it is stored under another one. */
+    struct buf settled;
     struct buf events;     /* passing events not yet handed up: room NUL user NUL length event */
     struct conn conns[64];
     unsigned conn_count;

@@ -38,7 +38,8 @@ struct redis_peer_link {
 };
 
 static const char REDIS_PEER_MASTER[] =
-    "$89\r\nrole:master\r\nmaster_replid:0123456789012345678901234567890123456789\r\nconnected_slaves:0\r\n\r\n";
+    "$89\r\nrole:master\r\nmaster_replid:0123456789012345678901234567890123456789\r\n"
+    "connected_slaves:0\r\n\r\n";
 
 static inline void redis_peer_on_closed(uv_handle_t *handle)
 {

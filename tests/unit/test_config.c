@@ -351,11 +351,12 @@ static void the_print_has_no_secrets(void **state)
 
     (void)state;
     clear_environment();
-    assert_int_equal(config_load(&c,
-                                 write_file("redis_password = s3cret\nredis = redis://:s3cret@a:1,redis://u:s3@cret@b\n"
-                                            "store = mongodb://ana:s3cret@h1,h2/db?w=1\n"),
-                                 error),
-                     0);
+    assert_int_equal(
+        config_load(&c,
+                    write_file("redis_password = s3cret\nredis = redis://:s3cret@a:1,redis://u:s3@cret@b\n"
+                               "store = mongodb://ana:s3cret@h1,h2/db?w=1\n"),
+                    error),
+        0);
     text = printed(&c);
     assert_null(strstr(text, "s3"));
     assert_non_null(strstr(text, "\nredis_password = ********  # "));
