@@ -15,7 +15,8 @@
  *                                      capped at about window_messages, gone window_ttl after the last one
  *     chatd:{P}:keys0:ROOM     hashes  field = user NUL key, or NUL uid for a message without a key; value =
  *     chatd:{P}:keys1:ROOM             number. They take turns: each is emptied when it becomes current,
- *                                      after retry_window at least: a key is known for one to two of these
+ *                                      after retry_window at least: a key is known for one to two of
+ *                                      these. The field "" makes it a real hash from the first key on
  *     chatd:{P}:pending        zset    ROOM NUL number, by time (ms): accepted, not known to be in the store
  *     chatd:{P}:members:ROOM   hash    field = user; value = ids of the workers that have the user, one after
  *                                      the other, WORKER_ID_SIZE bytes each; field "" = version: rises with
