@@ -13,18 +13,19 @@ enum { EXIT_USAGE = 2 };
 
 static void print_usage(FILE *out)
 {
-    fputs("usage: chatd [-c FILE] [-t] [-V] [-h]\n"
-          "\n"
-          "  -c FILE  read settings from FILE; the environment wins over it\n"
-          "  -t       check the settings, print each with where it came from, warn of a Redis or MongoDB that\n"
-          "           can't be reached now, and end\n"
-          "  -V       print the version\n"
-          "  -h       print this\n"
-          "\n"
-          "Without -c chatd runs on its built-in defaults, on port 5000. It stays in the foreground; SIGTERM "
-          "stops\n"
-          "it, SIGHUP makes it read its settings again, SIGUSR1 makes it open its log file again.\n",
-          out);
+    fputs(
+        "usage: chatd [-c FILE] [-t] [-V] [-h]\n"
+        "\n"
+        "  -c FILE  read settings from FILE; the environment wins over it\n"
+        "  -t       check the settings, print each with where it came from, warn of a Redis or MongoDB that\n"
+        "           can't be reached now, and end\n"
+        "  -V       print the version\n"
+        "  -h       print this\n"
+        "\n"
+        "Without -c chatd runs on its built-in defaults, on port 5000. It stays in the foreground; SIGTERM "
+        "stops\n"
+        "it, SIGHUP makes it read its settings again, SIGUSR1 makes it open its log file again.\n",
+        out);
 }
 
 /* What was printed counts only when it got out. */

@@ -5,10 +5,12 @@
  *     messages   one document per message: room, seq (int64), user, key (the client's string, or the uid as
  *                binary where it gave none: so (room, user, key) is unique for all without a partial index),
  *                uid (binary), time (date), event (the final text that members got)
- *                unique {room: 1, seq: 1} and {room: 1, user: 1, key: 1}: possible under the shard key {room:
- * 1} rooms      _id: the room's name, topic, created, active (dates), highest (int64, never deleted) index
- * {active: -1} users      _id: the user's name, first, last (dates) leases     _id: "host": who serves this
- * database without Redis (mongo_follower.h)
+ *                unique {room: 1, seq: 1} and {room: 1, user: 1, key: 1}: both possible under the
+ *                shard key {room: 1}
+ *     rooms      _id: the room's name, topic, created, active (dates), highest (int64, never deleted);
+ *                index {active: -1}
+ *     users      _id: the user's name, first, last (dates)
+ *     leases     _id: "host": who serves this database without Redis (mongo_follower.h)
  *
  * The message is what counts: rooms and users are written beside it, some seconds later (mongo_notes.h).
  * So a room's highest number is the higher one of what its messages and its row say.

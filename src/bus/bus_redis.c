@@ -148,6 +148,7 @@ static void on_life(void *arg, unsigned partition, bool changed)
         return;
     p->seen = true;
     redis_shards_check(b, partition);
+    redis_subscriber_life(b->subscriber, partition, redis_client_life_name(b->client, partition));
     if (first || !changed)
         return;
     /* Records and members may be gone; what was published meanwhile came through another server. */

@@ -75,6 +75,7 @@ struct redis_partition {
     bool seen;          /* it has had a life */
     bool changed;       /* its life is not the first one that this worker sees */
     bool lost;          /* its rooms are told so at the end of the turn */
+    int64_t again_ms;   /* when its users were last entered again because a room was gone */
     bool differs;       /* a shard of another list, or one that has not said yet: nothing goes there */
     bool told;          /* that it belongs to another list */
 };

@@ -194,8 +194,8 @@ static bool take_number(struct text payload, size_t *at, uint64_t *number)
 static void note_number(struct redis_room *room, uint64_t seq)
 {
     /* Blocks are jumped to when a room is opened anew. One that is filled goes on in the next without a
-     * jump. */
-    if (seq > room->seen + 1 && seq >> BLOCK_BITS > room->seen >> BLOCK_BITS)
+     * jump. With nothing heard before there is no telling. */
+    if (room->seen > 0 && seq > room->seen + 1 && seq >> BLOCK_BITS > room->seen >> BLOCK_BITS)
         room->opened = seq;
     if (seq > room->seen)
         room->seen = seq;

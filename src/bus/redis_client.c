@@ -10,7 +10,11 @@
 #include "chatd/metrics.h"
 #include "redis_client_core.h"
 
-enum { TICK_MS = 250 };
+enum {
+    TICK_MS = 250,
+    ASK_PAUSE_MS = 100,
+    RESERVE_PART = 4, /* of queue_bytes, for calls that are not patient */
+};
 
 /* --- Lists. --- */
 
@@ -233,8 +237,10 @@ static void write_partition(struct redis_client *client, struct partition *p, in
         struct server *server = r->ask ? r->ask : p->server;
 
         if (r->ask && !server->up && server->failed) {
+            /* Its master would only send it there again. */
             redis_server_ask(r, NULL);
-            continue;
+            redis_client_hold(client, (unsigned)(p - client->partitions), ASK_PAUSE_MS);
+            return;
         }
         if (!server || !server->up)
             return;
@@ -278,7 +284,13 @@ bool redis_client_call(struct redis_client *client, const struct redis_call *cal
     struct partition *p = &client->partitions[call->partition];
     struct redis_request *r;
 
-    if (client->closed || client->queued_bytes + (int64_t)redis_request_size(call) > client->queue_bytes)
+    int64_t most = client->queue_bytes;
+
+    /* Messages for a server that is away must not take the place of what keeps this worker alive at the
+     * others. */
+    if (!call->patient)
+        most += most / RESERVE_PART;
+    if (client->closed || client->queued_bytes + (int64_t)redis_request_size(call) > most)
         return false;
     r = redis_request_new(call, client->scripts);
     r->made_ms = clock_monotonic_ms();
@@ -401,6 +413,13 @@ uint32_t redis_client_life(const struct redis_client *client, unsigned partition
     const struct partition *p = &client->partitions[partition];
 
     return p->server && p->server->up ? p->life : 0;
+}
+
+const char *redis_client_life_name(const struct redis_client *client, unsigned partition)
+{
+    uint32_t life = redis_client_life(client, partition);
+
+    return life != 0 ? client->lives[life % REDIS_LIVES_MAX].id : NULL;
 }
 
 int64_t redis_client_life_since_ms(const struct redis_client *client, unsigned partition)

@@ -15,9 +15,10 @@
  * from 1 on; a room opened under another life than its server's now has to be opened again. A call may name
  * the argument into which the life is to be put: it is filled in when the call is written, each time anew.
  *
- * Bounds: `queue_bytes` over all calls not answered; REDIS_CLIENT_PATIENCE_MS for a call that is not
- * `patient`. Loop thread only. Reconnects with pauses of 50 ms to 2 s with jitter. One log line when a server
- * is lost, with the fault by name, and one when it is back. */
+ * Bounds: `queue_bytes` over all calls not answered, and a quarter more for those that are not `patient`;
+ * REDIS_CLIENT_PATIENCE_MS for a call that is not `patient`. Loop thread only. Reconnects with pauses of
+ * 50 ms to 2 s with jitter. One log line when a server is lost, with the fault by name, and one when it is
+ * back. */
 #ifndef CHATD_BUS_REDIS_CLIENT_H
 #define CHATD_BUS_REDIS_CLIENT_H
 
@@ -93,6 +94,7 @@ void redis_client_topology(struct redis_client *client); /* partitions have othe
 /* Number of the life that serves the partition now, 0 while none does; and since when (clock_monotonic_ms) it
  * was known to this worker. */
 uint32_t redis_client_life(const struct redis_client *client, unsigned partition);
+const char *redis_client_life_name(const struct redis_client *client, unsigned partition); /* NULL for none */
 int64_t redis_client_life_since_ms(const struct redis_client *client, unsigned partition);
 
 /* When the partition's master was last heard; what it was asked since then may have been lost. 0: never. */

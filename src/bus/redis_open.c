@@ -20,6 +20,8 @@
 #include "redis_args.h"
 #include "redis_bus.h"
 
+enum { AGAIN_MS = 1000 }; /* between two times that a partition's users are entered again for this */
+
 struct opening {
     struct redis_later later;
     struct bus_redis *b;
@@ -69,6 +71,20 @@ static void wait(struct opening *o, bool known_from_another_life, int64_t left)
         ask(o);
 }
 
+/* A room that this worker heard numbers of isn't there any more, though the life goes on: everything may
+ * be gone (FLUSHALL), its members too. */
+static void note_gone(struct opening *o)
+{
+    const struct redis_room *here = redis_bus_room(o->b, (struct text){o->room, o->room_length});
+    struct redis_partition *p = &o->b->partitions[o->partition];
+    int64_t now = clock_monotonic_ms();
+
+    if (!here || here->seen == 0 || (p->again_ms != 0 && now - p->again_ms < AGAIN_MS))
+        return;
+    p->again_ms = now;
+    redis_presence_again(o->b, o->partition);
+}
+
 static void on_answer(void *arg, enum redis_result result, const redisReply *reply, uint32_t life)
 {
     struct opening *o = arg;
@@ -82,6 +98,7 @@ static void on_answer(void *arg, enum redis_result result, const redisReply *rep
     } else if (name.length == sizeof(o->life)) {
         memcpy(o->life, name.data, name.length);
         o->life_length = name.length;
+        note_gone(o);
         wait(o, redis_reply_number(reply, 2) == 1, (int64_t)redis_reply_number(reply, 3));
     } else {
         redis_bus_odd(o->b, "answer of open", (struct text){o->room, o->room_length});

@@ -81,12 +81,21 @@ static void expire(struct bus_redis *b, const char *kind, struct text name)
     write_args(b, &args, name);
 }
 
+/* A balancer that drops everybody at once makes many sessions to be written: messages and members go
+ * first. With half of the place left a key never goes out without its expiry. */
+static bool is_busy(const struct bus_redis *b)
+{
+    return redis_client_queued_bytes(b->client) > (uint64_t)b->config->bus_queue_bytes / 2;
+}
+
 /* `u` every time: so the session is whole again if it had expired. `room` may be empty. */
 static void write_session(struct bus_redis *b, struct text token, struct text user, struct text room)
 {
     struct redis_args args;
     char field[1 + MESSAGE_ROOM_MAX];
 
+    if (is_busy(b))
+        return;
     start_args(&args, b, "HSET", "session", token);
     redis_args_word(&args, "u");
     redis_args_text(&args, user);
@@ -106,6 +115,8 @@ static void write_user(struct bus_redis *b, struct text user)
 {
     struct redis_args args;
 
+    if (is_busy(b))
+        return;
     start_args(&args, b, "HSET", "user", user);
     redis_args_word(&args, "seen");
     redis_args_number(&args, clock_wall_ms());

@@ -68,6 +68,7 @@ struct server {
     enum { TOLD_NOTHING, TOLD_READY, TOLD_LOST } told; /* in the log */
     int64_t try_ms, ready_ms, unused_ms;
     unsigned pause;
+    char life[REDIS_LIFE_SIZE]; /* while `ready` */
     char error[160];
 };
 
@@ -231,7 +232,7 @@ static void on_ready(void *arg, const char *life)
 {
     struct server *server = arg;
 
-    (void)life;
+    memcpy(server->life, life, sizeof(server->life));
     server->ready = true;
     server->ready_ms = now_ms(server->subscriber);
     if (server->told != TOLD_READY)
@@ -614,6 +615,14 @@ void redis_subscriber_topology(struct redis_subscriber *subscriber)
             change_server(s, p, master);
     }
     s->dirty = true;
+}
+
+void redis_subscriber_life(struct redis_subscriber *subscriber, unsigned partition, const char *life)
+{
+    struct server *server = subscriber->partitions[partition].server;
+
+    if (server && life && server->ready && memcmp(server->life, life, sizeof(server->life)) != 0)
+        start_over(server, "another server answers at this address now");
 }
 
 int redis_subscriber_new(struct redis_subscriber **subscriber, uv_loop_t *loop,

@@ -50,6 +50,11 @@ void redis_subscriber_remove(struct redis_subscriber *subscriber, struct text na
 void redis_subscriber_turn(struct redis_subscriber *subscriber);     /* once per loop turn: writes */
 void redis_subscriber_topology(struct redis_subscriber *subscriber); /* partitions have other masters now */
 
+/* The partition's master has this life (REDIS_LIFE_SIZE bytes) for those who send commands to it. A
+ * connection that is still with a server of another one, behind a name or a proxy that leads elsewhere
+ * now, begins anew. */
+void redis_subscriber_life(struct redis_subscriber *subscriber, unsigned partition, const char *life);
+
 /* Not ok while a server that has channels of ours is away, not known, or refuses to subscribe. As of the last
  * turn. */
 void redis_subscriber_health(const struct redis_subscriber *subscriber, struct bus_health *health);

@@ -155,10 +155,12 @@ static void tick(struct room *room)
 {
     /* Nobody is held up: who is on the way in looks up what is missing. */
     if (room->live_count == 0 && !room->look_up && !room->glance) {
+        room->users++; /* a join that waits may be the last to hold it, and fail or be cancelled */
         room->catching_up = false;
         if (room->delivered < room->seen)
             room->delivered = room->seen;
         join_room_open(room);
+        room_release(room);
         return;
     }
     if (room->chat->now_ms - room->behind_ms >= CATCH_UP_PATIENCE_MS && !room->glance)

@@ -184,18 +184,20 @@ void opening_start(struct chat *chat, struct text room, opening_on_done *done, v
 void join_command(struct session *session, const struct command *command);
 /* Of a session that goes on in the room: nobody asked for it, only a failure is told. */
 void join_resumed(struct session *session, struct text room);
-void join_room_open(struct room *room); /* lets in those who wait: open, or caught up */
-void join_room_failed(struct room *room, enum store_status status);  /* sends them away */
+/* Lets in those who wait: the room is open, or caught up. Held by the caller, as for the next one. */
+void join_room_open(struct room *room);
+void join_room_failed(struct room *room, enum store_status status); /* sends them away */
 void join_cancel(struct join *join); /* its member is about to go: no answer */
 
-/* A command that has to wait for the join which its session began by itself; embedded in what waits. */
+/* A command that has to wait for a join of its room; embedded in what waits. */
 struct join_wait {
     struct join_wait *next;
     void (*go)(struct join_wait *wait, bool joined);
 };
 
-/* False when no such join of that room is under way. Else `go` is called once, in the order of the calls. */
-bool join_wait(struct session *session, const struct room *room, struct join_wait *wait);
+/* False when there is no need: the member is in, or will get what is published now with its answer. Else
+ * `go` is called once, in the order of the calls. */
+bool join_wait(const struct member *member, struct join_wait *wait);
 
 /* publish.c */
 void publish_command(struct session *session, const struct command *command);

@@ -60,13 +60,12 @@ static void join_free(struct join *join)
 }
 
 /* A message that overtook the join would be numbered below what the member gets, and its sender never see
- * it. */
-bool join_wait(struct session *session, const struct room *room, struct join_wait *wait)
+ * it. One that asks for messages finds it. */
+bool join_wait(const struct member *member, struct join_wait *wait)
 {
-    struct member *member = member_find(session, room);
-    struct join *join = member ? member->join : NULL;
+    struct join *join = member->join;
 
-    if (!join || (!join->resumed && !join->waits))
+    if (!join || (join->mode != JOIN_PLAIN && !join->waits))
         return false;
     wait->next = NULL;
     *(join->waits ? join->waits_end : &join->waits) = wait;
@@ -174,13 +173,14 @@ static void on_beyond(void *arg, enum bus_status status, const struct page *page
     struct join *join = arg;
     struct room *room = join->room;
 
-    (void)below, (void)pending;
+    (void)below;
     if (!join->member) {
         join_free(join);
         return;
     }
-    if (status != BUS_OK && status != BUS_NOT_OPEN) {
-        fail(join, status_of_bus(status));
+    /* Right after a failover what the client has may still be on its way: too early to call it a reset. */
+    if (status != BUS_OK || (page->count == 0 && pending)) {
+        fail(join, status == BUS_OK || status == BUS_NOT_OPEN ? STORE_FAILED : status_of_bus(status));
         return;
     }
     if (page->count == 0 && join->above > room->delivered) {

@@ -207,13 +207,8 @@ static struct publishing *publishing_of(struct session *session, const struct co
 static bool judge(struct session *session, const struct command *command)
 {
     const struct config *config = session->chat->config;
-    const struct room *room = room_find(session->chat, command->room);
     char reason[96];
 
-    if (!room || !member_find(session, room)) {
-        session_refuse(session, command->id, "not_joined", "this connection is not in that room");
-        return false;
-    }
     if (command->text.length == 0) {
         session_refuse(session, command->id, "bad_request", "text must have at least 1 byte");
         return false;
@@ -260,8 +255,14 @@ static void on_joined(struct join_wait *behind, bool joined)
 
 void publish_command(struct session *session, const struct command *command)
 {
+    const struct room *room = room_find(session->chat, command->room);
+    const struct member *member = room ? member_find(session, room) : NULL;
     struct publishing *p;
 
+    if (!member) {
+        session_refuse(session, command->id, "not_joined", "this connection is not in that room");
+        return;
+    }
     if (!judge(session, command) || !admit(session, command))
         return;
     p = publishing_of(session, command);
@@ -270,7 +271,7 @@ void publish_command(struct session *session, const struct command *command)
         return;
     }
     p->behind.go = on_joined;
-    if (!join_wait(session, room_find(session->chat, command->room), &p->behind))
+    if (!join_wait(member, &p->behind))
         publish(p);
 }
 

@@ -112,7 +112,7 @@ void pending_fail(struct pending *pending, enum store_status status)
                       "there is no place for more at the moment", 1000);
     else
         session_retry(pending->session, pending_id(pending), "unavailable",
-                      "what this takes can't be reached now", 2000);
+                      "the server can't reach what this needs at the moment: try again", 2000);
 }
 
 static void keep_last(struct chat *chat, struct session *session)

@@ -38,6 +38,7 @@ enum {
     BUS_PATIENCE_MS = 1000,
     LEAVE_STEP_MS = 10,
     SPOOL_STEP_MS = 50, /* between two looks whether the spool is done */
+    SPOOL_PATIENCE_MS = 10000, /* a Redis that is away for so long after the start is away */
     MEMORY_TICKS = 5, /* seconds between two looks at the process's memory */
 };
 
@@ -54,7 +55,7 @@ struct worker {
     struct store *store;
     struct token_sessions sessions; /* without Redis */
     struct routes routes;
-    int64_t drain_until_ms;
+    int64_t drain_until_ms, spool_until_ms;
     uint64_t upgrading; /* address of the conn between its on_upgrade and its on_open */
     int64_t busy_us;    /* a clock that stands still while the loop waits; when on_flush came last */
     int64_t turn_max_us;
@@ -63,9 +64,12 @@ struct worker {
 
 int worker_check(const struct config *config, char error[WORKER_ERROR_MAX])
 {
-    int status = store_mongo_wanted(config) ? store_mongo_check(config, error) : 0;
+    char reason[STORE_MONGO_ERROR_MAX];
+    int status = store_mongo_wanted(config) ? store_mongo_check(config, reason) : 0;
 
-    if (status == 0 && bus_redis_wanted(config))
+    if (status != 0)
+        snprintf(error, WORKER_ERROR_MAX, "store (MONGODB_URI): %s", reason);
+    else if (bus_redis_wanted(config))
         status = bus_redis_check(config, error);
     return status;
 }
@@ -402,13 +406,24 @@ static int let_in(struct worker *w)
     return error;
 }
 
-/* What an earlier process could not commit comes first, unless the store is away now as well. */
+/* What an earlier process could not commit comes first, unless store or bus are away now as well. It waits
+ * for the bus then, and who is let in waits behind it; meanwhile /health says what is wrong. */
+static bool is_spooling(struct worker *w)
+{
+    struct bus_health bus;
+
+    if (!store_mongo_spooling(w->store))
+        return false;
+    bus_health(w->bus, &bus);
+    return bus.ok || clock_monotonic_ms() < w->spool_until_ms;
+}
+
 static void on_spool(uv_timer_t *timer)
 {
     struct worker *w = timer->data;
     int error;
 
-    if (store_mongo_spooling(w->store))
+    if (is_spooling(w))
         return;
     uv_timer_stop(timer);
     error = w->routes.draining ? 0 : let_in(w);
@@ -438,6 +453,7 @@ static int start(struct worker *w)
     error = start_handles(w);
     if (error != 0 || !shared)
         return error != 0 ? error : let_in(w);
+    w->spool_until_ms = clock_monotonic_ms() + SPOOL_PATIENCE_MS;
     return uv_timer_start(&w->spool, on_spool, 0, SPOOL_STEP_MS);
 }
 

@@ -60,7 +60,7 @@ static void judge_fault(struct attempt *attempt, const bson_t *fault)
     struct text reason = mongo_schema_get_text(fault, "errmsg");
     bson_error_t error;
 
-    if (index >= attempt->sent_count)
+    if (index >= attempt->sent_count || attempt->open_count >= attempt->sent_count)
         return;
     bson_set_error(&error, MONGOC_ERROR_SERVER, code, "%s", reason.length > 0 ? reason.data : "refused");
     attempt->sent[index]->verdict = MONGO_PENDING;

@@ -153,7 +153,9 @@ static int run_batch(void *connection, struct ring *ring, uint64_t *position, ui
         mongo_error_text(&reason, error, RING_ERROR_MAX);
         return -EAGAIN;
     }
-    mongo_link_works(link, MONGO_WRITER, start_ms);
+    /* With nothing to do and the lease fresh nobody asked MongoDB anything. */
+    if (c->count > 0 || c->lease.renewed_ms >= start_ms)
+        mongo_link_works(link, MONGO_WRITER, start_ms);
     *position = behind;
     return 0;
 }

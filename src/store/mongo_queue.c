@@ -17,7 +17,9 @@
 enum {
     QUEUE_RETRY_FIRST_MS = 50,
     QUEUE_RETRY_MOST_MS = 5000,
-    QUEUE_HOLD_MS = 100,   /* until a message is asked about again that the bus knew nothing of */
+    QUEUE_HOLD_MS = 100, /* until a message is asked about again that the bus knew nothing of */
+    /* From one batch to the next: a small one costs MongoDB, Redis and this worker as much as a large one. */
+    QUEUE_PACE_MS = 5,
     QUEUE_PING_MS = 10000, /* an idle writer looks whether MongoDB is still there, so that /health knows */
 };
 
@@ -351,6 +353,7 @@ int mongo_queue_turn(struct mongo_queue *queue)
     if (queue->item_count == 0 && queue->pause_ms == 0 && now_ms < queue->ping_ms)
         return time_left(queue, now_ms);
     queue->ping_ms = now_ms + QUEUE_PING_MS;
+    queue->not_before_ms = now_ms + QUEUE_PACE_MS;
     set_job_state(queue, JOB_OUT);
     return 0;
 }

@@ -115,6 +115,14 @@ static enum found read_record(struct mongo_spool *spool, FILE *in, const char *n
     return got < head.length ? END : DAMAGED;
 }
 
+/* What the disk doesn't give now isn't cut off: the file stays. */
+static bool is_unread(const struct mongo_spool *spool, FILE *in, const char *name)
+{
+    if (ferror(in) && !spool->said)
+        log_error("spool_failed", "file=%s error=%s", name, "it can't be read to its end");
+    return ferror(in) != 0;
+}
+
 /* True when nothing in it is needed any more. */
 static bool replay_file(struct mongo_spool *spool, FILE *in, const char *name)
 {
@@ -125,6 +133,8 @@ static bool replay_file(struct mongo_spool *spool, FILE *in, const char *name)
 
     if (fread(magic, 1, sizeof(magic), in) != sizeof(magic) ||
         memcmp(magic, MONGO_SPOOL_MAGIC, sizeof(magic)) != 0) {
+        if (is_unread(spool, in, name))
+            return false;
         log_error("spool_damaged", "file=%s error=%s", name, "it is not a spool");
         return true;
     }
@@ -137,9 +147,10 @@ static bool replay_file(struct mongo_spool *spool, FILE *in, const char *name)
         if (!hand_up(spool))
             stored = false;
     } while (found != END && !is_stopping(spool));
-    if (stored && found == END)
+    stored = stored && found == END && !is_unread(spool, in, name);
+    if (stored)
         log_info("spool_replayed", "file=%s messages=%u", name, messages);
-    return stored && found == END;
+    return stored;
 }
 
 /* Locks the file first: another worker may have it, or may have had it and removed it. */
@@ -151,7 +162,7 @@ static bool take_file(struct mongo_spool *spool, int directory, const char *name
     FILE *in;
 
     if (fd < 0)
-        return true;
+        return errno == ENOENT;
     if (flock(fd, LOCK_EX | LOCK_NB) != 0 || fstat(fd, &status) != 0 || status.st_nlink == 0) {
         close(fd);
         return true;

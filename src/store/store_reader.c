@@ -40,6 +40,7 @@ struct store_reader {
     char error[RING_ERROR_MAX];
 
     /* The loop's own. */
+    struct store_request *sharing; /* who gets the answer that was taken last, too */
     struct store_request *free;
     uint32_t free_count;
 
@@ -154,8 +155,8 @@ static void join_threads(struct store_reader *reader)
         pthread_join(reader->threads[--reader->started], NULL);
 }
 
-int store_reader_start(struct store_reader **out, const struct store_source *source, void (*on_ready)(void *arg),
-                       void *arg)
+int store_reader_start(struct store_reader **out, const struct store_source *source,
+                       void (*on_ready)(void *arg), void *arg)
 {
     struct store_reader *reader = calloc(1, sizeof(*reader));
     int status = 0;
@@ -215,8 +216,8 @@ void store_reader_free(struct store_reader *reader)
 }
 
 /* A request about these names (those that don't matter have length 0), to be filled further and submitted. */
-static struct store_request *request_new(struct store_reader *reader, enum store_read_kind kind, struct text room,
-                                         struct text user, struct text key)
+static struct store_request *request_new(struct store_reader *reader, enum store_read_kind kind,
+                                         struct text room, struct text user, struct text key)
 {
     struct store_request *request = reader->free;
 
@@ -281,8 +282,11 @@ static void submit(struct store_reader *reader, struct store_request *request)
 
 static struct store_request *take(struct store_reader *reader)
 {
-    struct store_request *request;
+    struct store_request *request = reader->sharing;
 
+    reader->sharing = NULL;
+    if (request)
+        return request;
     pthread_mutex_lock(&reader->mutex);
     request = pop(&reader->answered);
     if (request != NULL) {
@@ -347,13 +351,24 @@ static void deliver(struct store_request *request)
         if (request->status != STORE_OK)
             page_clear(&request->page);
         request->done.page(request->arg, request->status, &request->page, request->more);
-        for (struct store_request *other = request->same; other; other = other->same)
-            other->done.page(other->arg, request->status, &request->page, request->more);
         break;
     case STORE_READ_ROOMS:
         deliver_rooms(request);
         break;
     }
+}
+
+/* The answer goes to the next one who asked the same. */
+static void hand_on(struct store_reader *reader, struct store_request *request)
+{
+    struct store_request *next = request->same;
+    struct page unused = next->page;
+
+    next->status = request->status;
+    next->more = request->more;
+    next->page = request->page;
+    request->page = unused;
+    reader->sharing = next;
 }
 
 bool store_reader_deliver(struct store_reader *reader, int most)
@@ -364,12 +379,9 @@ bool store_reader_deliver(struct store_reader *reader, int most)
         if (!request)
             return false;
         deliver(request);
-        while (request) {
-            struct store_request *same = request->same;
-
-            recycle(reader, request);
-            request = same;
-        }
+        if (request->same)
+            hand_on(reader, request);
+        recycle(reader, request);
     }
     return true;
 }
@@ -380,7 +392,8 @@ bool store_reader_works(struct store_reader *reader, char error[RING_ERROR_MAX],
 
     pthread_mutex_lock(&reader->mutex);
     works = reader->failing_since_ms == 0 ||
-            (reader->source.forget_ms > 0 && clock_monotonic_ms() - reader->failed_ms > reader->source.forget_ms);
+            (reader->source.forget_ms > 0 &&
+             clock_monotonic_ms() - reader->failed_ms > reader->source.forget_ms);
     if (!works) {
         memcpy(error, reader->error, RING_ERROR_MAX);
         *since_ms = reader->failing_since_ms;
@@ -410,8 +423,8 @@ void store_reader_find(struct store_reader *reader, struct text room, struct tex
     submit(reader, request);
 }
 
-void store_reader_page(struct store_reader *reader, struct text room, uint64_t above, uint64_t upto, uint32_t limit,
-                       store_on_page *done, void *arg)
+void store_reader_page(struct store_reader *reader, struct text room, uint64_t above, uint64_t upto,
+                       uint32_t limit, store_on_page *done, void *arg)
 {
     struct store_request *request = request_new(reader, STORE_READ_PAGE, room, NO_TEXT, NO_TEXT);
 

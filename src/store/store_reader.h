@@ -41,7 +41,8 @@ struct store_request {
     bool more;
     int64_t asked_ms; /* clock_monotonic_ms */
     struct store_request *next;
-    struct store_request *same; /* PAGE: others that asked the same before this one was begun, and get its answer */
+    /* PAGE: another one that asked the same before this one was begun, and gets its answer. */
+    struct store_request *same;
 };
 
 /* Who answers. `connection` is each thread's own, NULL at first and after a failure. */
@@ -53,7 +54,9 @@ struct store_source {
     void (*close)(void *connection); /* NULL is allowed */
     unsigned threads;
     int expire_ms; /* a request that no thread began in this time is STORE_FAILED; 0: never */
-    int forget_ms; /* a failure that no other followed for so long counts no more: nobody reads; 0: it counts until one works */
+    /* A failure that no other followed for so long counts no more: nobody reads. 0: it counts until one
+     * works. */
+    int forget_ms;
     bool silent;   /* it logs its failures itself */
 };
 
@@ -61,8 +64,8 @@ struct store_reader;
 
 /* `on_ready` says that answers can be taken; it is called from a reader's thread, or from
  * one of the questions below. The source is copied. */
-int store_reader_start(struct store_reader **reader, const struct store_source *source, void (*on_ready)(void *arg),
-                       void *arg) __attribute__((warn_unused_result));
+int store_reader_start(struct store_reader **reader, const struct store_source *source,
+                       void (*on_ready)(void *arg), void *arg) __attribute__((warn_unused_result));
 
 /* Tells the threads to end after what they are about; store_reader_stop does so too, and waits for them. */
 void store_reader_end(struct store_reader *reader);
@@ -82,8 +85,8 @@ bool store_reader_works(struct store_reader *reader, char error[RING_ERROR_MAX],
 void store_reader_highest(struct store_reader *reader, struct text room, store_on_number *done, void *arg);
 void store_reader_find(struct store_reader *reader, struct text room, struct text user, struct text key,
                        const uint8_t *uid, store_on_number *done, void *arg);
-void store_reader_page(struct store_reader *reader, struct text room, uint64_t above, uint64_t upto, uint32_t limit,
-                       store_on_page *done, void *arg);
+void store_reader_page(struct store_reader *reader, struct text room, uint64_t above, uint64_t upto,
+                       uint32_t limit, store_on_page *done, void *arg);
 void store_reader_rooms(struct store_reader *reader, uint32_t limit, store_on_rooms *done, void *arg);
 
 /* Under which number a message stands that was committed: its own, or the one its key was stored under

@@ -578,6 +578,12 @@ static void test_a_void_number_is_taken_back(void **state)
     assert_int_equal(pending(pair), 3);
 }
 
+static long long listeners(struct redis_host *redis)
+{
+    return redis_host_number(redis, "EVAL %s 0",
+                             "return redis.call('PUBSUB', 'NUMSUB', 'chatd:0:{0}:lobby')[2]");
+}
+
 static void test_whether_a_number_stands(void **state)
 {
     struct pair *pair = *state;
@@ -598,6 +604,32 @@ static void test_whether_a_number_stands(void **state)
     assert_int_equal(bus_redis_stand(pair->a.bus, &answer.message), BUS_MOVED);
 }
 
+/* Whoever comes back to a busy room hears the next message before the room's state: that isn't a jump. */
+static void test_a_room_that_is_heard_anew_has_not_moved(void **state)
+{
+    struct pair *pair = *state;
+    int64_t end = clock_monotonic_ms() + REDIS_HOST_DEADLINE_MS;
+    struct answer first, second, again = {0};
+
+    open_and_subscribe(pair);
+    first = publish(&pair->a);
+    until(pair, pair->a.records == 1);
+    bus_unsubscribe(pair->a.bus, text("lobby"));
+    until(pair, listeners(pair->redis) == 1);
+    second = publish(&pair->b);
+    until(pair, pair->b.records == 2);
+    bus_subscribe(pair->a.bus, text("lobby"), on_subscribed, &again);
+    turn(pair);
+    while (listeners(pair->redis) < 2) /* and nobody here has read anything yet */
+        assert_true(clock_monotonic_ms() < end);
+    redis_host_do(pair->redis, "PUBLISH chatd:0:{0}:lobby %s%llu%s", "m",
+                  (unsigned long long)second.message.seq, " {}");
+    until(pair, again.calls == 1);
+    assert_int_equal(pair->a.records, 2);
+    assert_int_equal(again.seq, second.message.seq);
+    assert_int_equal(bus_redis_stand(pair->a.bus, &first.message), BUS_STANDS);
+}
+
 /* --- The window --- */
 
 static void settle(struct worker *w, uint64_t first, uint64_t last)
@@ -610,6 +642,7 @@ static void test_a_window_in_all_its_bounds(void **state)
 {
     struct pair *pair = *state;
     struct worker *a = &pair->a;
+    struct answer answer;
     uint64_t first;
 
     open_and_subscribe(pair);
@@ -627,9 +660,8 @@ static void test_a_window_in_all_its_bounds(void **state)
         {-5, -2, 20, 0, 0, -2},
     };
     for (unsigned i = 0; i < sizeof(ROWS) / sizeof(ROWS[0]); i++) {
-        struct answer answer = window(a, (uint64_t)((int64_t)first + ROWS[i].above),
-                                      (uint64_t)((int64_t)first + ROWS[i].upto), (uint32_t)ROWS[i].limit);
-
+        answer = window(a, (uint64_t)((int64_t)first + ROWS[i].above),
+                        (uint64_t)((int64_t)first + ROWS[i].upto), (uint32_t)ROWS[i].limit);
         assert_int_equal(answer.status, BUS_OK);
         assert_int_equal(answer.count, ROWS[i].count);
         if (answer.count > 0)
@@ -639,6 +671,13 @@ static void test_a_window_in_all_its_bounds(void **state)
     }
     assert_int_equal(window(a, 0, UINT64_MAX, 100).count, 10);
     assert_int_equal(window(a, first - 1, UINT64_MAX, 100).below, first - 1);
+    /* Nothing of it: only whether the store has all, once it has. */
+    settle(a, first, first + 9);
+    until(pair, pending(pair) == 0);
+    answer = window(a, first - 1, first + 4, 0);
+    assert_int_equal(answer.status, BUS_OK);
+    assert_int_equal(answer.count, 0);
+    assert_int_equal(answer.below, first + 4);
 }
 
 static void test_what_was_cut_off_the_window_is_waited_for(void **state)
@@ -863,6 +902,42 @@ static void test_a_failover_without_a_loss_moves_what_is_not_stored(void **state
     assert_int_equal(page.below, base); /* others may have been stored that this Redis doesn't have */
     assert_int_equal(page.count, 1);
     until(pair, pair->a.records == 3 && pair->b.records == 3);
+}
+
+static void lead_to(const char *path, const struct redis_host *redis)
+{
+    unlink(path);
+    assert_int_equal(symlink(redis->socket, path), 0);
+}
+
+/* As with a name or a proxy: commands go to another server now, and the one before lives on. */
+static void test_an_address_that_leads_to_another_server_takes_the_channels_along(void **state)
+{
+    struct pair *pair = *state;
+    struct redis_host *second = redis_host_new(NULL, false);
+    char path[128];
+    uint64_t before;
+
+    snprintf(path, sizeof(path), "%s/address", pair->redis->dir);
+    lead_to(path, pair->redis);
+    stop(&pair->a);
+    stop(&pair->b);
+    snprintf(pair->config.redis, sizeof(pair->config.redis), "unix://%s", path);
+    start(&pair->a);
+    start(&pair->b);
+    open_and_subscribe(pair);
+    before = publish(&pair->a).message.seq;
+    until(pair, pair->a.records == 1 && pair->b.records == 1);
+    lead_to(path, second);
+    redis_host_do(pair->redis, "CLIENT KILL TYPE normal");
+    until(pair, pair->a.lost > 0 && pair->b.lost > 0);
+    until(pair, listeners(second) == 2);
+    assert_int_equal(open_room(&pair->a, before), BUS_OK);
+    assert_true(publish(&pair->a).message.seq > before);
+    until(pair, pair->a.records == 2 && pair->b.records == 2);
+    stop(&pair->a);
+    stop(&pair->b);
+    redis_host_free(second);
 }
 
 static bool unwanted(void *arg)
@@ -1166,6 +1241,7 @@ int main(void)
         case_of(test_a_message_stored_under_another_number_leaves_the_window),
         case_of(test_a_void_number_is_taken_back),
         case_of(test_whether_a_number_stands),
+        case_of(test_a_room_that_is_heard_anew_has_not_moved),
         case_of(test_a_window_in_all_its_bounds),
         case_of(test_what_was_cut_off_the_window_is_waited_for),
         case_of(test_pending_of_another_room_is_not_waited_for),
@@ -1176,6 +1252,7 @@ int main(void)
         case_of(test_a_fresh_worker_waits_before_it_opens_what_the_store_knows),
         case_of(test_what_is_pending_of_an_earlier_life_moves_to_a_new_number),
         case_of(test_a_failover_without_a_loss_moves_what_is_not_stored),
+        case_of(test_an_address_that_leads_to_another_server_takes_the_channels_along),
         case_of(test_while_redis_is_away_publishes_wait_and_the_unwanted_are_dropped),
         case_of(test_a_full_queue_and_a_full_redis_refuse),
         case_of(test_closing_answers_what_is_still_open),

@@ -182,6 +182,23 @@ static void test_leave_and_join_again_at_each_step_of_a_join(void **state)
     }
 }
 
+/* Its sender sees it like everybody else, behind `joined`. */
+static void test_a_message_does_not_overtake_the_join_before_it(void **state)
+{
+    (void)state;
+    for (unsigned held = 0; held < 2; held++) {
+        struct world *w = world_with(10, 8);
+        struct conn *ana = sign_in(w, "ana");
+
+        w->hold[held == 0 ? CALL_SUBSCRIBE : CALL_ENTER] = true;
+        say(w, ana, JOIN);
+        say(w, ana, "{\"type\":\"message\",\"id\":2,\"room\":\"r\",\"text\":\"hi\"}");
+        settle(w);
+        assert_string_equal(got(ana), "joined=10[]#1 m11 ack=11#2");
+        world_free(w);
+    }
+}
+
 static void test_a_join_fails_at_each_step_that_can(void **state)
 {
     static const int statuses[CALL_KINDS] = {[CALL_SUBSCRIBE] = BUS_FAILED,
@@ -525,6 +542,7 @@ int main(void)
         cmocka_unit_test(test_leave_at_each_step_of_a_join),
         cmocka_unit_test(test_hanging_up_at_each_step_of_a_join),
         cmocka_unit_test(test_leave_and_join_again_at_each_step_of_a_join),
+        cmocka_unit_test(test_a_message_does_not_overtake_the_join_before_it),
         cmocka_unit_test(test_a_join_fails_at_each_step_that_can),
         cmocka_unit_test(test_since_gives_what_came_after_it_from_window_and_store),
         cmocka_unit_test(test_messages_during_the_look_up_of_a_join),

@@ -333,6 +333,28 @@ static void test_the_last_member_goes_while_the_room_cannot_catch_up(void **stat
     world_free(w);
 }
 
+/* Nobody but its join holds the room by then. */
+static void test_who_waits_for_a_catch_up_hangs_up(void **state)
+{
+    struct conn *ana;
+    struct world *w = world_with(3, &ana);
+
+    (void)state;
+    fill(w, 2);
+    lose(w);
+    w->hold[CALL_WINDOW] = true;
+    say(w, ana, "{\"type\":\"join\",\"id\":1,\"room\":\"r\",\"since\":5}");
+    assert_true(let_go(w, CALL_WINDOW)); /* its record is there: this worker is behind */
+    w->fails[CALL_WINDOW] = BUS_FAILED;
+    assert_true(let_go(w, CALL_WINDOW));
+    assert_int_equal(waiting(w, CALL_KINDS), 0);
+    hang_up(w, ana);
+    assert_non_null(w->chat->rooms);
+    chat_tick(w->chat);
+    assert_null(w->chat->rooms);
+    world_free(w);
+}
+
 static void test_one_room_is_caught_up_when_its_records_are_lost(void **state)
 {
     struct conn *ana;
@@ -652,6 +674,7 @@ int main(void)
         cmocka_unit_test(test_a_room_that_was_opened_anew_asks_the_store_first),
         cmocka_unit_test(test_nothing_is_skipped_while_nothing_newer_is_known),
         cmocka_unit_test(test_the_last_member_goes_while_the_room_cannot_catch_up),
+        cmocka_unit_test(test_who_waits_for_a_catch_up_hangs_up),
         cmocka_unit_test(test_one_room_is_caught_up_when_its_records_are_lost),
         cmocka_unit_test(test_lost_records_are_caught_up_also_when_lost_during_a_catch_up),
         cmocka_unit_test(test_the_last_member_goes_during_a_catch_up),

@@ -638,6 +638,36 @@ static void the_queue_is_bounded(void **state)
     redis_host_free(host);
 }
 
+/* Messages for a server that is away leave a place for what others are asked, which is bounded as well. */
+static void patient_calls_do_not_take_all_of_the_queue(void **state)
+{
+    struct redis_host *hosts[2] = {redis_host_new(NULL, true), redis_host_new(NULL, true)};
+    struct test *t = prepare();
+    int made = 0, waiting;
+
+    (void)state;
+    t->target.form = REDIS_SHARDS;
+    add_server(t, hosts[0]->port);
+    add_server(t, hosts[1]->port);
+    begin(t, 1, 8192);
+    until(t, t->lives == 2);
+    redis_host_kill(hosts[1]);
+    until(t, redis_client_life(t->client, 1) == 0);
+    while (call(t, made, PATIENT, 1, "INCR", "n"))
+        assert_true(++made < 100);
+    waiting = made;
+    assert_false(call(t, made, PATIENT, 0, "INCR", "n"));
+    while (call(t, made, 0, 0, "INCR", "n"))
+        assert_true(++made < 100);
+    assert_true(made > waiting);
+    assert_in_range(redis_client_queued_bytes(t->client), 1, 8192 + 8192 / 4);
+    until(t, t->answered == made - waiting);
+    assert_int_equal(t->asked[made - 1].integer, made - waiting);
+    end(t);
+    redis_host_free(hosts[0]);
+    redis_host_free(hosts[1]);
+}
+
 static void call_next(struct asked *asked)
 {
     struct asked *next = asked + 1;
@@ -855,6 +885,36 @@ static void an_ask_is_followed_once(void **state)
     end(t);
 }
 
+/* The node to which a slot moves dies: its master goes on sending there what it hasn't got. */
+static void an_ask_to_a_server_that_is_away_is_not_asked_at_once_again(void **state)
+{
+    struct test *t = prepare();
+    struct redis_peer peer;
+    char nowhere[64];
+    int64_t commands;
+
+    (void)state;
+    redis_peer_open(&peer, &t->loop);
+    snprintf(nowhere, sizeof(nowhere), "-ASK 1 127.0.0.1:%d\r\n", redis_host_port());
+    peer.rules[0] = (struct redis_peer_rule){"GET", "1", nowhere, 0};
+    peer.rules[1] = (struct redis_peer_rule){"GET", NULL, ":7\r\n", 0};
+    add_server(t, peer.port);
+    begin(t, 1, 1 << 20);
+    until(t, t->lives == 1);
+    assert_true(call(t, 0, PATIENT, 0, "GET", "0"));
+    assert_true(call(t, 1, PATIENT, 0, "GET", "1"));
+    assert_true(call(t, 2, PATIENT, 0, "GET", "2"));
+    until(t, t->asked[0].answers == 1);
+    commands = metrics_get(metrics_mine, bus_commands_total);
+    run_for(t, 1000);
+    assert_in_range(metrics_get(metrics_mine, bus_commands_total) - commands, 4, 60);
+    peer.rules[0].times = -1; /* the move was given up */
+    until(t, t->answered == 3);
+    assert_int_equal(t->results[REDIS_ANSWERED], 3);
+    redis_peer_close(&peer);
+    end(t);
+}
+
 static void each_partition_has_its_server_and_its_life(void **state)
 {
     struct redis_host *hosts[2] = {redis_host_new(durable, true), redis_host_new(durable, true)};
@@ -899,11 +959,13 @@ int main(void)
         cmocka_unit_test(a_wrong_call_is_refused_alone),
         cmocka_unit_test(words_that_mean_later_lose_nothing),
         cmocka_unit_test(the_queue_is_bounded),
+        cmocka_unit_test(patient_calls_do_not_take_all_of_the_queue),
         cmocka_unit_test(a_callback_may_call),
         cmocka_unit_test(a_callback_may_close),
         cmocka_unit_test(closing_answers_everybody),
         cmocka_unit_test(a_slot_that_moves_takes_its_calls_with_it),
         cmocka_unit_test(an_ask_is_followed_once),
+        cmocka_unit_test(an_ask_to_a_server_that_is_away_is_not_asked_at_once_again),
         cmocka_unit_test(each_partition_has_its_server_and_its_life),
     };
 

@@ -400,6 +400,36 @@ static void test_redis_emptied_under_way_has_everybody_again(void **state)
     assert_int_equal(gone_in_all(all), 0);
 }
 
+/* Who beats, and knows of that, is noted in the first shard alone. */
+static void test_another_shard_that_is_emptied_has_everybody_again(void **state)
+{
+    struct redis_host *second = redis_host_new(NULL, true);
+    struct workers *all = workers_new(0, NULL);
+    struct worker *a = &all->w[0];
+    struct answer answer = {0};
+    char room[16] = "room0";
+
+    (void)state;
+    snprintf(all->config.redis, sizeof(all->config.redis), "redis://127.0.0.1:%d,redis://127.0.0.1:%d",
+             all->redis->port, second->port);
+    start_worker(all, 0);
+    until(all, redis_bus_usable(redis_of(a), 0) && redis_bus_usable(redis_of(a), 1));
+    while (redis_bus_partition(redis_of(a), text(room)) != 1)
+        room[4]++;
+    subscribe(a, room);
+    enter(a, room, "ann");
+    enter(a, room, "bob");
+    redis_host_do(second, "FLUSHALL");
+    assert_int_equal(count_of(a, room), 0);
+    bus_open(a->bus, text(room), 0, on_status, &answer); /* as the next message does */
+    until(all, answer.calls == 1);
+    assert_int_equal(answer.status, BUS_OK);
+    until(all, count_of(a, room) == 2);
+    assert_int_equal(gone_in_all(all), 0);
+    workers_free(all);
+    redis_host_free(second);
+}
+
 /* What only Redis has of this worker, for example after a leave that it never saw, goes; nobody else does,
  * not even for a moment. */
 static void test_entering_again_tells_only_who_is_gone(void **state)
@@ -510,6 +540,7 @@ int main(void)
         cmocka_unit_test(test_rooms_of_all_shards_are_one_list),
         TEST(test_redis_started_empty_has_everybody_again),
         TEST(test_redis_emptied_under_way_has_everybody_again),
+        cmocka_unit_test(test_another_shard_that_is_emptied_has_everybody_again),
         TEST(test_entering_again_tells_only_who_is_gone),
         cmocka_unit_test_setup_teardown(test_more_users_than_the_queue_holds_are_entered_again_bit_by_bit,
                                         set_up_small_queue, tear_down),

@@ -291,6 +291,35 @@ static void a_killed_connection_is_made_again(void **state)
     end(&f);
 }
 
+/* A name or a proxy leads to another server now; the connection to the one before lives on. */
+static void a_connection_to_a_server_of_another_life_is_made_again(void **state)
+{
+    struct channel a = {.name = "a"};
+    char life[64] = "";
+    struct fixture f;
+    redisReply *info;
+
+    (void)state;
+    begin_single(&f);
+    info = redis_host_command(f.host, "INFO replication");
+    assert_int_equal(sscanf(strstr(info->str, "master_replid:"), "master_replid:%40s", life), 1);
+    freeReplyObject(info);
+    redis_subscriber_life(f.subscriber, 0, life); /* not connected yet: nothing to do */
+    add(&f, &a);
+    until(&f, a.first == 1);
+    redis_subscriber_life(f.subscriber, 0, life);
+    redis_subscriber_life(f.subscriber, 0, NULL);
+    steps(&f, 100);
+    assert_int_equal(a.again, 0);
+    life[0] = life[0] == 'x' ? 'y' : 'x';
+    redis_subscriber_life(f.subscriber, 0, life);
+    until(&f, a.again == 1);
+    assert_int_equal(logged(&f, "redis_subscriber_lost", "another server"), 1);
+    assert_int_equal(publish(f.host, "PUBLISH", "a", "x"), 1);
+    until(&f, a.messages == 1);
+    end(&f);
+}
+
 static void a_connection_closed_for_its_output_buffer_is_made_again(void **state)
 {
     struct channel a = {.name = "a"};
@@ -910,6 +939,7 @@ int main(void)
         cmocka_unit_test(messages_reach_their_channel),
         cmocka_unit_test(a_restarted_server_gets_all_channels_again_in_batches),
         cmocka_unit_test(a_killed_connection_is_made_again),
+        cmocka_unit_test(a_connection_to_a_server_of_another_life_is_made_again),
         cmocka_unit_test(a_connection_closed_for_its_output_buffer_is_made_again),
         cmocka_unit_test(a_silent_server_is_a_lost_one),
         cmocka_unit_test(a_channel_that_was_never_confirmed_is_not_told_again),

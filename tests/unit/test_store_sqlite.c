@@ -106,7 +106,8 @@ static void open_host(struct host *host, const char *dir)
 
 static void start_store(struct host *host)
 {
-    const struct bus_handler handler = {NULL, ignore_record, ignore_event, ignore_lost, ignore_gone, ignore_orphan};
+    const struct bus_handler handler = {NULL,        ignore_record, ignore_event,
+                                        ignore_lost, ignore_gone,   ignore_orphan};
 
     assert_int_equal(store_sqlite_new(&host->store, &host->loop, host->ring, host->dir), 0);
     assert_int_equal(
@@ -831,6 +832,45 @@ static void test_too_many_requests_are_refused_and_all_are_answered(void **state
     close_host(&host, true);
 }
 
+/* They may all be read by one look-up; they are not all answered in one turn of the loop. */
+static void test_those_who_ask_for_the_same_page_all_get_it_a_turns_worth_at_a_time(void **state)
+{
+    enum { ASKERS = 2000, OF_A_TURN = 256 };
+    struct page_answer *answers = calloc(ASKERS, sizeof(*answers));
+    struct answer busy[500] = {0};
+    int answered = 0;
+    uint64_t seq = 0;
+    struct host host;
+
+    (void)state;
+    open_host(&host, NULL);
+    start_store(&host);
+    for (int i = 0; i < 3; i++)
+        seq = say(&host, "a", "ana", NO_KEY);
+    for (int i = 0; i < 500; i++)
+        store_highest(host.store, text("a"), on_number, &busy[i]);
+    for (int i = 0; i < ASKERS; i++)
+        store_page(host.store, text("a"), seq - 2, seq, 1 + (uint32_t)i % 2, on_page, &answers[i]);
+    while (answered < ASKERS) {
+        int before = answered;
+
+        turn(&host);
+        answered = 0;
+        for (int i = 0; i < ASKERS; i++)
+            answered += answers[i].answer.calls;
+        assert_true(answered - before <= OF_A_TURN);
+    }
+    for (int i = 0; i < ASKERS; i++) {
+        assert_int_equal(answers[i].answer.calls, 1);
+        assert_int_equal(answers[i].answer.status, STORE_OK);
+        assert_int_equal(answers[i].count, 1 + i % 2);
+        assert_int_equal(answers[i].more, i % 2 == 0);
+        assert_int_equal(answers[i].seqs[i % 2], seq);
+    }
+    free(answers);
+    close_host(&host, true);
+}
+
 static void test_close_answers_whoever_still_waits(void **state)
 {
     struct answer stored = {0}, stuck = {0}, *reads = calloc(100, sizeof(*reads));
@@ -970,6 +1010,7 @@ int main(void)
         cmocka_unit_test(test_a_message_without_a_key_is_found_by_its_uid),
         cmocka_unit_test(test_a_record_that_the_ring_has_overwritten_is_found_in_the_database),
         cmocka_unit_test(test_too_many_requests_are_refused_and_all_are_answered),
+        cmocka_unit_test(test_those_who_ask_for_the_same_page_all_get_it_a_turns_worth_at_a_time),
         cmocka_unit_test(test_close_answers_whoever_still_waits),
         cmocka_unit_test(test_publishers_writer_and_reader_run_side_by_side),
         cmocka_unit_test(test_a_database_that_is_not_ours_is_refused),

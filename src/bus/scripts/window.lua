@@ -33,7 +33,7 @@ if room[1] == ARGV[1] then
     local low = math.max(above, tonumber(room[3]))
     local last = math.min(upto, n)
     local page = {}
-    if last > low then
+    if last > low and limit > 0 then
         page = call('XREVRANGE', KEYS[2], format('%d', last), format('%d', low + 1), 'COUNT', limit)
     end
     for i = 1, #page do
