@@ -305,6 +305,8 @@ async def test_store_frozen_for_longer_than_the_window_while_a_room_is_hot(fleet
     keys = [f"k{i}" for i in range(400)]
     with frozen(mongo):
         futures = await send(ana, "hot", keys[:200])
+        for member in (ana, bob):
+            await shown(member, "hot", keys[:200])  # both servers have heard of them
         joins = [await client.start("join", room="hot", since=first) for client in (eve, kim)]
         futures |= await send(ana, "hot", keys[200:])
         seen = await shown(bob, "hot", keys)
