@@ -5,7 +5,7 @@
  * each, and forked again when they die: at once the first time, then after 100, 200, 400 ... at most 2,000 ms
  * while deaths stay quick.
  *
- *   SIGTERM, SIGINT  drain: workers send their clients away; what is left after drain_timeout + 5 s is
+ *   SIGTERM, SIGINT  drain: workers send their clients away; what is left after drain_timeout + 10 s is
  *                    killed. A second SIGINT (Ctrl-C twice) ends at once; a second SIGTERM is no news.
  *   SIGHUP           reads the settings again, starts new workers on the same listeners, and drains the old
  *                    ones once the new ones serve. Wrong settings, or new workers that don't come up, change

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "chatd/clock.h"
+#include "chatd/hash.h"
 #include "log_line.h"
 
 /* Event names are literals of this program, so there are few; one that finds no place is not limited. */
@@ -88,11 +89,7 @@ void log_set_worker(int worker)
 
 static uint64_t hash_event(const char *event)
 {
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
-
-    for (; *event != '\0'; event++)
-        hash = (hash ^ (unsigned char)*event) * 0x100000001b3u;
-    return hash | 1;
+    return hash_bytes(event, strlen(event)) | 1;
 }
 
 /* Under the mutex. False: the line is left out. Else *suppressed is how many were, since the last one. */

@@ -166,19 +166,23 @@ static void on_topology(void *arg)
 
 /* --- Health --- */
 
+/* The first reason is the one that explains the others. */
+static void note_trouble(struct bus_health *health, const char *error)
+{
+    if (!health->error[0])
+        snprintf(health->error, sizeof(health->error), "%s", error);
+}
+
 static void look_at_health(struct bus_redis *b)
 {
-    struct bus_health now = {0}, part;
+    struct bus_health now = {0}, client, subscriber;
 
     redis_shards_health(b, now.error, sizeof(now.error));
-    if (!now.error[0])
-        snprintf(now.error, sizeof(now.error), "%s", redis_topology_error(b->topology));
-    redis_client_health(b->client, &part);
-    if (!now.error[0] && !part.ok)
-        memcpy(now.error, part.error, sizeof(now.error));
-    redis_subscriber_health(b->subscriber, &part);
-    if (!now.error[0] && !part.ok)
-        memcpy(now.error, part.error, sizeof(now.error));
+    redis_client_health(b->client, &client);
+    redis_subscriber_health(b->subscriber, &subscriber);
+    note_trouble(&now, redis_topology_error(b->topology));
+    note_trouble(&now, client.ok ? "" : client.error);
+    note_trouble(&now, subscriber.ok ? "" : subscriber.error);
     now.ok = !now.error[0];
     now.since_ms = now.ok == b->health.ok ? b->health.since_ms : clock_wall_ms();
     b->health = now;

@@ -417,9 +417,9 @@ uint32_t redis_client_life(const struct redis_client *client, unsigned partition
 
 const char *redis_client_life_name(const struct redis_client *client, unsigned partition)
 {
-    uint32_t life = redis_client_life(client, partition);
+    const struct server *server = client->partitions[partition].server;
 
-    return life != 0 ? client->lives[life % REDIS_LIVES_MAX].id : NULL;
+    return redis_client_life(client, partition) != 0 ? redis_server_life(server) : NULL;
 }
 
 int64_t redis_client_life_since_ms(const struct redis_client *client, unsigned partition)

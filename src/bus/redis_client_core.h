@@ -124,6 +124,7 @@ struct server *redis_server_find(struct redis_client *client, const struct redis
 
 /* `request` goes to `server` next, by ASK; NULL: to its partition's master. */
 void redis_server_ask(struct redis_request *request, struct server *server);
+const char *redis_server_life(const struct server *server); /* of one that is up: REDIS_LIFE_SIZE bytes */
 
 void redis_server_write(struct server *server, struct redis_request *request, int64_t now_us);
 /* Age of what waits longest for its answer. */

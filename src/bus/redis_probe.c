@@ -32,10 +32,11 @@ static void on_reply(void *arg, const redisReply *reply)
 static void on_lost(void *arg, enum redis_fault fault, const char *error)
 {
     struct probe *probe = arg;
+    char name[REDIS_ADDRESS_MAX];
 
+    redis_address_name(probe->address, name);
     probe->status = -ECONNREFUSED;
-    snprintf(probe->error, BUS_REDIS_ERROR_MAX, "%s%s%.0d: %s: %s", probe->address->host,
-             probe->address->port ? ":" : "", probe->address->port, redis_fault_word(fault), error);
+    snprintf(probe->error, BUS_REDIS_ERROR_MAX, "%s: %s: %s", name, redis_fault_word(fault), error);
 }
 
 /* A seed of a cluster may be a replica: it need not be the master of anything. */

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chatd/hash.h"
+
 enum { SHA_LENGTH = 40, NUMBER_MAX = 20, LINE_MAX_BYTES = NUMBER_MAX + 3 };
 
 static size_t put_number(char *out, uint64_t number)
@@ -50,15 +52,6 @@ size_t redis_request_size(const struct redis_call *call)
     return size;
 }
 
-static uint32_t hash_name(struct text name)
-{
-    uint32_t hash = 2166136261u; /* FNV-1a */
-
-    for (size_t i = 0; i < name.length; i++)
-        hash = (hash ^ (unsigned char)name.data[i]) * 16777619u;
-    return hash;
-}
-
 struct redis_request *redis_request_new(const struct redis_call *call, const struct redis_script *scripts)
 {
     struct redis_request *request = malloc(redis_request_size(call));
@@ -70,7 +63,7 @@ struct redis_request *redis_request_new(const struct redis_call *call, const str
                                       .wanted = call->wanted,
                                       .arg = call->arg,
                                       .partition = call->partition,
-                                      .room_hash = hash_name(call->room),
+                                      .room_hash = (uint32_t)hash_bytes(call->room.data, call->room.length),
                                       .patient = call->patient};
     out = put_line(request->resp, '*', (uint64_t)call->argc + (call->script >= 0 ? 3 : 0));
     if (call->script >= 0) {

@@ -91,6 +91,11 @@ static uint32_t number_of_life(struct redis_client *client, const char *id)
     return life->number;
 }
 
+const char *redis_server_life(const struct server *server)
+{
+    return server->client->lives[server->life % REDIS_LIVES_MAX].id;
+}
+
 static void on_up(void *arg, const char *life)
 {
     struct server *server = arg;
@@ -177,28 +182,40 @@ static void follow_ask(struct server *server, struct redis_request *r, const cha
     }
 }
 
+static void try_later(struct server *server, struct redis_request *r, const char *error)
+{
+    (void)error;
+    redis_client_hold(server->client, r->partition, some_pause());
+}
+
+static void refuse_for_now(struct server *server, struct redis_request *r, const char *error)
+{
+    note_refusal(server, error);
+    try_later(server, r, error);
+}
+
+static void ask_who_serves(struct server *server, struct redis_request *r, const char *error)
+{
+    redis_topology_suspect(server->client->topology, r->partition, NULL);
+    try_later(server, r, error);
+}
+
 /* True when the call stays in its place, to be written again. */
 static bool is_later(struct server *server, struct redis_request *r, const redisReply *reply)
 {
-    static const char *const later[] = {"NOREPLICAS", "MISCONF", "BUSY", "CLUSTERDOWN", "TRYAGAIN"};
-    const char *error = redis_error_code(reply);
+    static const struct {
+        const char *code;
+        void (*follow)(struct server *server, struct redis_request *r, const char *error);
+    } later[] = {
+        {"MOVED", follow_move},          {"ASK", follow_ask},       {"TRYAGAIN", try_later},
+        {"CLUSTERDOWN", ask_who_serves}, {"BUSY", refuse_for_now},  {"NOREPLICAS", refuse_for_now},
+        {"MISCONF", refuse_for_now},
+    };
 
-    if (redis_error_is(reply, "MOVED")) {
-        follow_move(server, r, error);
-        return true;
-    }
-    if (redis_error_is(reply, "ASK")) {
-        follow_ask(server, r, error);
-        return true;
-    }
-    for (int i = 0; i < 5; i++) {
-        if (!redis_error_is(reply, later[i]))
+    for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++) {
+        if (!redis_error_is(reply, later[i].code))
             continue;
-        if (i < 3)
-            note_refusal(server, error);
-        else if (i == 3)
-            redis_topology_suspect(server->client->topology, r->partition, NULL);
-        redis_client_hold(server->client, r->partition, some_pause());
+        later[i].follow(server, r, redis_error_code(reply));
         return true;
     }
     return false;
@@ -349,11 +366,8 @@ void redis_server_write(struct server *server, struct redis_request *r, int64_t 
     unsigned conn = r->room_hash % client->connections;
     struct written *written = &server->written[conn];
 
-    if (r->life_offset > 0) {
-        const struct life *life = &client->lives[server->life % REDIS_LIVES_MAX];
-
-        memcpy(r->resp + r->life_offset, life->id, REDIS_LIFE_SIZE);
-    }
+    if (r->life_offset > 0)
+        memcpy(r->resp + r->life_offset, redis_server_life(server), REDIS_LIFE_SIZE);
     if (r->ask) {
         redis_link_append(server->link, conn, asking, sizeof(asking) - 1);
         r->asking = true;

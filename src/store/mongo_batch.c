@@ -72,20 +72,13 @@ static void judge_fault(struct attempt *attempt, const bson_t *fault)
         fail(attempt, &error);
 }
 
-static bool find_list(const bson_t *reply, const char *field, bson_iter_t *at)
-{
-    bson_iter_t list;
-
-    return bson_iter_init_find(&list, reply, field) && bson_iter_recurse(&list, at);
-}
-
 /* The insert didn't do all. Without a word about single documents nothing is known of any of them. */
 static void judge_reply(struct attempt *attempt, const bson_t *reply, const bson_error_t *error)
 {
     bool answered = error->domain == MONGOC_ERROR_SERVER || error->domain == MONGOC_ERROR_WRITE_CONCERN;
     bson_iter_t faults, lags;
-    bool lag = find_list(reply, "writeConcernErrors", &lags) && bson_iter_next(&lags);
-    bool any = find_list(reply, "writeErrors", &faults) && bson_iter_next(&faults);
+    bool lag = mongo_schema_list(reply, "writeConcernErrors", &lags);
+    bool any = mongo_schema_list(reply, "writeErrors", &faults);
 
     if (!answered || lag || !any)
         fail(attempt, error);
@@ -96,14 +89,9 @@ static void judge_reply(struct attempt *attempt, const bson_t *reply, const bson
         attempt->sent[i]->seq = attempt->sent[i]->message->seq;
     }
     do {
-        const uint8_t *data;
-        uint32_t length;
         bson_t fault;
 
-        if (!BSON_ITER_HOLDS_DOCUMENT(&faults))
-            continue;
-        bson_iter_document(&faults, &length, &data);
-        if (bson_init_static(&fault, data, length))
+        if (mongo_schema_element(&faults, &fault))
             judge_fault(attempt, &fault);
     } while (bson_iter_next(&faults));
 }

@@ -206,23 +206,16 @@ static void make_document(struct mongo_notes *notes, const struct note *note,
 static bool mark_there(struct mongo_notes *notes, struct table *table, const struct chunk *chunk,
                        const bson_t *reply)
 {
-    bson_iter_t list, at;
-    bool only = bson_iter_init_find(&list, reply, "writeErrors") && bson_iter_recurse(&list, &at) &&
-                bson_iter_next(&at);
+    bson_iter_t at;
+    bool only = mongo_schema_list(reply, "writeErrors", &at);
 
     if (!only)
         return false;
     do {
-        bson_iter_t field = at;
-        const uint8_t *data;
-        uint32_t length;
         bson_t fault;
         uint64_t index;
 
-        if (!BSON_ITER_HOLDS_DOCUMENT(&field))
-            continue;
-        bson_iter_document(&field, &length, &data);
-        if (!bson_init_static(&fault, data, length))
+        if (!mongo_schema_element(&at, &fault))
             continue;
         index = mongo_schema_get_number(&fault, "index");
         if (mongo_schema_get_number(&fault, "code") != MONGO_DUPLICATE)

@@ -360,11 +360,10 @@ int mongo_queue_turn(struct mongo_queue *queue)
 
 static void pause_writing(struct mongo_queue *queue)
 {
-    int most = queue->pause_ms > 0 ? queue->pause_ms : QUEUE_RETRY_FIRST_MS;
-
     metrics_add(store_retries_total, 1);
-    queue->not_before_ms = clock_monotonic_ms() + most / 2 + rand_r(&queue->seed) % (most / 2 + 1);
-    queue->pause_ms = most * 2 < QUEUE_RETRY_MOST_MS ? most * 2 : QUEUE_RETRY_MOST_MS;
+    queue->not_before_ms =
+        clock_monotonic_ms() +
+        store_thread_pause(&queue->pause_ms, QUEUE_RETRY_FIRST_MS, QUEUE_RETRY_MOST_MS, &queue->seed);
 }
 
 /* Sorts what the thread brought back. */

@@ -97,7 +97,25 @@ bool mongo_schema_message(bson_t *document, const struct message *message)
     return true;
 }
 
-/* ---- from rows ---- */
+/* ---- from replies and rows ---- */
+
+bool mongo_schema_list(const bson_t *reply, const char *field, bson_iter_t *at)
+{
+    bson_iter_t list;
+
+    return bson_iter_init_find(&list, reply, field) && bson_iter_recurse(&list, at) && bson_iter_next(at);
+}
+
+bool mongo_schema_element(const bson_iter_t *at, bson_t *document)
+{
+    const uint8_t *data;
+    uint32_t length;
+
+    if (!BSON_ITER_HOLDS_DOCUMENT(at))
+        return false;
+    bson_iter_document(at, &length, &data);
+    return bson_init_static(document, data, length);
+}
 
 struct text mongo_schema_get_text(const bson_t *row, const char *field)
 {

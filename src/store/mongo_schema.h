@@ -30,6 +30,13 @@ void mongo_schema_key(bson_t *document, struct text room, struct text user, stru
 
 void mongo_schema_text(bson_t *document, const char *field, struct text text);
 
+/* A reply's list of documents, such as `writeErrors`: at its first element, false when it has none. The
+ * others by bson_iter_next. */
+bool mongo_schema_list(const bson_t *reply, const char *field, bson_iter_t *at);
+
+/* The document that an element is, valid as long as the reply; false when it is none. */
+bool mongo_schema_element(const bson_iter_t *at, bson_t *document);
+
 /* Fields of a row that was read; what is missing or of another type is empty, 0 or false. */
 struct text mongo_schema_get_text(const bson_t *row, const char *field);
 uint64_t mongo_schema_get_number(const bson_t *row, const char *field);

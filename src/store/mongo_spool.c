@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "chatd/hash.h"
 #include "chatd/log.h"
 #include "mongo_spool_format.h"
 #include "store_thread.h"
@@ -103,7 +104,7 @@ static enum found read_record(struct mongo_spool *spool, FILE *in, const char *n
     buf_reserve(&spool->piece, head.length);
     record = spool->piece.data + spool->piece.length;
     got = fread(record, 1, head.length, in);
-    if (got == head.length && mongo_spool_checksum(record, got) == head.checksum &&
+    if (got == head.length && hash_bytes(record, got) == head.checksum &&
         mongo_spool_decode(record, got, &message)) {
         spool->piece.length += got;
         spool->piece_count++;

@@ -15,7 +15,7 @@ enum { MONGO_SPOOL_RECORD_MAX = 16 * 1024 * 1024 };
 struct mongo_spool_head {
     uint32_t length;   /* of the record */
     uint32_t reserved; /* 0 */
-    uint64_t checksum; /* of the record; mongo_spool_checksum */
+    uint64_t checksum; /* of the record; hash_bytes */
 };
 
 /* The record: this, then room, user, key and event. */
@@ -27,7 +27,6 @@ struct mongo_spool_record {
     uint8_t uid[MESSAGE_UID_SIZE];
 };
 
-uint64_t mongo_spool_checksum(const char *record, size_t length);
 void mongo_spool_encode(const struct message *message, struct buf *out); /* head and record */
 
 /* The message points into `record`. False when the lengths don't fit. */

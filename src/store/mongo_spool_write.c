@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "chatd/clock.h"
+#include "chatd/hash.h"
 #include "chatd/log.h"
 #include "chatd/metrics.h"
 #include "mongo_spool.h"
@@ -28,16 +29,6 @@ struct mongo_spool_file {
 };
 
 /* ---- records ---- */
-
-/* FNV-1a: it has to notice a torn write, not a forger. */
-uint64_t mongo_spool_checksum(const char *record, size_t length)
-{
-    uint64_t sum = 0xcbf29ce484222325ULL;
-
-    for (size_t i = 0; i < length; i++)
-        sum = (sum ^ (uint8_t)record[i]) * 0x100000001b3ULL;
-    return sum;
-}
 
 void mongo_spool_encode(const struct message *message, struct buf *out)
 {
@@ -62,7 +53,7 @@ void mongo_spool_encode(const struct message *message, struct buf *out)
     buf_add(out, message->key.data, message->key.length);
     buf_add(out, message->event.data, message->event.length);
     head.length = (uint32_t)(out->length - body);
-    head.checksum = mongo_spool_checksum(out->data + body, head.length);
+    head.checksum = hash_bytes(out->data + body, head.length);
     memcpy(out->data + start, &head, sizeof(head));
 }
 

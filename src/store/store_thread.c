@@ -2,6 +2,7 @@
 #include "store_thread.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "chatd/clock.h"
@@ -40,4 +41,12 @@ void store_thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms
     struct timespec until = clock_deadline(ms);
 
     pthread_cond_timedwait(cond, mutex, &until);
+}
+
+int store_thread_pause(int *pause_ms, int first_ms, int most_ms, unsigned *seed)
+{
+    int most = *pause_ms > 0 ? *pause_ms : first_ms;
+
+    *pause_ms = most * 2 < most_ms ? most * 2 : most_ms;
+    return most / 2 + rand_r(seed) % (most / 2 + 1);
 }

@@ -1,4 +1,4 @@
-/* store_thread.h - how the store's threads are started. */
+/* store_thread.h - how the store's threads are started, and how they wait. */
 #ifndef CHATD_STORE_THREAD_H
 #define CHATD_STORE_THREAD_H
 
@@ -13,5 +13,9 @@ void store_thread_cond_init(pthread_cond_t *cond);
 
 /* Waits on a condition made so, for at most `ms`; the mutex is held. */
 void store_thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms);
+
+/* How many milliseconds to wait before the next try: random, at most *pause_ms (`first_ms` while that is 0),
+ * which then doubles up to `most_ms`. Who succeeds sets it to 0. */
+int store_thread_pause(int *pause_ms, int first_ms, int most_ms, unsigned *seed);
 
 #endif

@@ -74,10 +74,9 @@ static void report_success(struct store_writer *writer)
 /* Backoff with jitter; cut short by being told to stop, and then by the deadline. */
 static void wait_to_retry(struct store_writer *writer)
 {
-    int most = writer->retry_ms > 0 ? writer->retry_ms : WRITER_RETRY_FIRST_MS;
-    int ms = most / 2 + rand_r(&writer->seed) % (most / 2 + 1);
+    int ms = store_thread_pause(&writer->retry_ms, WRITER_RETRY_FIRST_MS, writer->target.retry_most_ms,
+                                &writer->seed);
 
-    writer->retry_ms = most * 2 < writer->target.retry_most_ms ? most * 2 : writer->target.retry_most_ms;
     pthread_mutex_lock(&writer->mutex);
     if (atomic_load(&writer->stopping)) {
         int64_t left = atomic_load(&writer->deadline_ms) - clock_monotonic_ms();

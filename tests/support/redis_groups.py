@@ -70,7 +70,9 @@ class SentinelProcess(Redis):
     def wait_ready(self):
         super().wait_ready()
         # Sentinels talk to each other every 2 s and look for replicas every 10 s. The file doesn't keep this.
-        periods = {"PUBLISH-PERIOD": 200, "INFO-PERIOD": 300, "PING-PERIOD": 200, "ASK-PERIOD": 200}
+        # The leader of a failover asks the promoted server for its role once a second whatever is set here, and
+        # the others undo a promotion that they heard nothing of for 4 publish periods: that has to be longer.
+        periods = {"PUBLISH-PERIOD": 1000, "INFO-PERIOD": 300, "PING-PERIOD": 200, "ASK-PERIOD": 200}
         with self.client() as client:
             client.execute_command("SENTINEL", "DEBUG", *(word for pair in periods.items() for word in pair))
         return self

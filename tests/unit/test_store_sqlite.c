@@ -106,8 +106,8 @@ static void open_host(struct host *host, const char *dir)
 
 static void start_store(struct host *host)
 {
-    const struct bus_handler handler = {NULL,        ignore_record, ignore_event,
-                                        ignore_lost, ignore_gone,   ignore_orphan};
+    const struct bus_handler handler = {
+        NULL, ignore_record, ignore_event, ignore_lost, ignore_gone, ignore_orphan};
 
     assert_int_equal(store_sqlite_new(&host->store, &host->loop, host->ring, host->dir), 0);
     assert_int_equal(
