@@ -33,7 +33,7 @@ TSAN_UNIT = $(foreach test,$(UNIT),$(if $(call threaded,$(test)),$(test)))
 VERSION_SRC := $(shell grep -ls CHATD_VERSION src/main.c $(SRC))
 
 # pkg-config may be installed by this very run: asked at first use, once.
-PACKAGES = libuv jansson sqlite3 nettle icu-uc hiredis libmongoc-1.0 $(PKG_TLS)
+PACKAGES = libuv jansson sqlite3 nettle icu-uc hiredis libmongoc-1.0 libcurl libdeflate ncursesw $(PKG_TLS)
 # Redis over TLS, where hiredis has it (1.0).
 PKG_TLS = $(call once,PKG_TLS,pkg-config --exists hiredis_ssl && echo hiredis_ssl openssl)
 once = $(eval $(1) := $(shell $(2)))$($(1))

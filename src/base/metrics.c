@@ -1,8 +1,6 @@
-/* metrics.c - counters in memory shared by all processes of one chatd. */
+/* metrics.c - counters in memory shared by all processes of one chatd. How they are shown: metrics_json.c, metrics_text.c. */
 #include "chatd/metrics.h"
 
-#include <stdbool.h>
-#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,19 +9,20 @@
 
 enum kind { COUNTER, GAUGE, PEAK };
 
-struct row {
+/* Fields that end with the process that set them. */
+static const struct {
     enum kind kind;
-    const char *name;
     size_t offset;
-};
-
-static const struct row rows[] = {
-#define METRIC(kind, name, help) {kind, #name, offsetof(struct metrics_slot, name)},
+} rows[] = {
+#define METRIC(kind, unit, name, help) {kind, offsetof(struct metrics_slot, name)},
 #include "chatd/metrics.def"
-#undef METRIC
 };
 
 enum { ROW_COUNT = sizeof(rows) / sizeof(rows[0]) };
+
+static const int64_t bounds[] = {METRICS_BOUNDS};
+
+_Static_assert(sizeof(bounds) / sizeof(bounds[0]) + 1 == METRICS_BUCKETS, "one bucket more than bounds");
 
 static struct metrics_slot private_slot;
 struct metrics_slot *metrics_mine = &private_slot;
@@ -39,14 +38,9 @@ struct metrics *metrics_map(void)
     return metrics;
 }
 
-static _Atomic int64_t *row_field(struct metrics_slot *slot, const struct row *row)
+static int64_t value_at(const struct metrics_slot *slot, size_t offset)
 {
-    return (_Atomic int64_t *)((char *)slot + row->offset);
-}
-
-static int64_t row_value(const struct metrics_slot *slot, const struct row *row)
-{
-    const _Atomic int64_t *field = (const _Atomic int64_t *)((const char *)slot + row->offset);
+    const _Atomic int64_t *field = (const _Atomic int64_t *)((const char *)slot + offset);
 
     return atomic_load_explicit(field, memory_order_relaxed);
 }
@@ -57,7 +51,7 @@ void metrics_clear(struct metrics *metrics, int worker)
 
     for (int i = 0; i < ROW_COUNT; i++) {
         if (rows[i].kind != COUNTER)
-            atomic_store_explicit(row_field(slot, &rows[i]), 0, memory_order_relaxed);
+            atomic_store_explicit((_Atomic int64_t *)((char *)slot + rows[i].offset), 0, memory_order_relaxed);
     }
     atomic_store(&slot->ready, 0);
     atomic_store(&slot->draining, 0);
@@ -73,59 +67,69 @@ void metrics_enter(struct metrics *metrics, int worker)
     metrics_set(pid, getpid());
 }
 
-static void add_member(struct buf *out, const char *name, int64_t value)
+static int find_word(const char *const *words, int other, const char *code)
 {
-    buf_printf(out, ",\"%s\":%lld", name, (long long)value);
+    for (int i = 0; i < other; i++) {
+        if (strcmp(words[i], code) == 0)
+            return i;
+    }
+    return other;
 }
 
-static int64_t total(const struct metrics *metrics, const struct row *row)
+enum metrics_error metrics_error_of(const char *code)
+{
+    static const char *const words[] = {
+#define ERROR_WORD(word) #word,
+#include "chatd/labels.def"
+    };
+
+    return (enum metrics_error)find_word(words, METRICS_ERROR_other, code);
+}
+
+enum metrics_refusal metrics_refusal_of(const char *code)
+{
+    static const char *const words[] = {
+#define REFUSAL_WORD(word) #word,
+#include "chatd/labels.def"
+    };
+
+    return (enum metrics_refusal)find_word(words, METRICS_REFUSAL_other, code);
+}
+
+unsigned metrics_bucket(int64_t us)
+{
+    unsigned bucket = 0;
+
+    while (bucket < METRICS_BUCKETS - 1 && us > bounds[bucket])
+        bucket++;
+    return bucket;
+}
+
+void metrics_observe_many(struct metrics_histogram *histogram, int64_t us, int64_t times)
+{
+    if (us < 0)
+        us = 0;
+    atomic_fetch_add_explicit(&histogram->buckets[metrics_bucket(us)], times, memory_order_relaxed);
+    atomic_fetch_add_explicit(&histogram->sum_us, us * times, memory_order_relaxed);
+}
+
+int64_t metrics_sum_at(const struct metrics *metrics, size_t offset)
 {
     int64_t sum = 0;
 
-    for (int i = 0; i < METRICS_WORKERS_MAX; i++) {
-        int64_t value = row_value(&metrics->slots[i], row);
-
-        if (row->kind == PEAK)
-            sum = value > sum ? value : sum;
-        else
-            sum += value;
-    }
+    for (int i = 0; i < METRICS_WORKERS_MAX; i++)
+        sum += value_at(&metrics->slots[i], offset);
     return sum;
 }
 
-static void add_worker(struct buf *out, const struct metrics_slot *slot, int worker, int64_t now)
+int64_t metrics_max_at(const struct metrics *metrics, size_t offset)
 {
-    buf_printf(out, "{\"worker\":%d", worker);
-    add_member(out, "pid", metrics_get(slot, pid));
-    buf_printf(out, ",\"ready\":%s", metrics_get(slot, ready) ? "true" : "false");
-    buf_printf(out, ",\"draining\":%s", metrics_get(slot, draining) ? "true" : "false");
-    add_member(out, "beat_age_ms", now - metrics_get(slot, beat_ms));
-    add_member(out, "respawns", metrics_get(slot, respawns));
-    for (int i = 0; i < ROW_COUNT; i++)
-        add_member(out, rows[i].name, row_value(slot, &rows[i]));
-    buf_add_literal(out, "}");
-}
+    int64_t max = 0;
 
-void metrics_json(const struct metrics *metrics, struct buf *out)
-{
-    int64_t time = clock_wall_ms(), now = clock_monotonic_ms(), respawns = 0;
-    bool first = true;
-
-    for (int i = 0; i < METRICS_WORKERS_MAX; i++)
-        respawns += metrics_get(&metrics->slots[i], respawns);
-    buf_printf(out, "{\"time\":%lld", (long long)time);
-    add_member(out, "uptime_ms", time - metrics->started_ms);
-    add_member(out, "respawns", respawns);
-    for (int i = 0; i < ROW_COUNT; i++)
-        add_member(out, rows[i].name, total(metrics, &rows[i]));
-    buf_add_literal(out, ",\"workers\":[");
     for (int i = 0; i < METRICS_WORKERS_MAX; i++) {
-        if (metrics_get(&metrics->slots[i], pid) == 0)
-            continue;
-        if (!first)
-            buf_add_literal(out, ",");
-        first = false;
-        add_worker(out, &metrics->slots[i], i, now);
+        int64_t value = value_at(&metrics->slots[i], offset);
+
+        max = value > max ? value : max;
     }
-    buf_add_literal(out, "]}");
+    return max;
 }

@@ -330,7 +330,7 @@ static void note_latency(struct redis_client *client, int64_t now)
         client->latency_us = oldest;
     if (now - client->latency_from_ms < 1000)
         return;
-    metrics_set(bus_latency_us, client->latency_us);
+    metrics_set(bus_latency_seconds, client->latency_us);
     client->latency_us = 0;
     client->latency_from_ms = now;
 }

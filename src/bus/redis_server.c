@@ -258,6 +258,7 @@ static void on_reply(void *arg, unsigned conn, const redisReply *reply)
     if (!written->first)
         written->end = &written->first;
     took = clock_monotonic_us() - r->written_us;
+    metrics_observe(bus_call_seconds, took);
     if (took > client->latency_us)
         client->latency_us = took;
     redis_client_take_back(client, r);

@@ -33,7 +33,7 @@ static void send_error(struct session *session, struct text id, const char *code
     out->length = 0;
     proto_error(out, id, code, message, retry_ms);
     session_answer(session, out);
-    metrics_add(errors_total, 1);
+    metrics_add(errors_total[metrics_error_of(code)], 1);
 }
 
 /* The abuse limit: so many refusals within its time and the connection is closed (1008). */

@@ -43,7 +43,7 @@ void conn_accept(struct net *net, int fd)
         abort();
     if (uv_poll_init(net->loop, &conn->poll, fd) != 0) {
         log_warn("poll_failed", "fd=%d", fd);
-        metrics_add(refused_total, 1);
+        metrics_add(refused_total[METRICS_REFUSAL_other], 1);
         close(fd);
         free(conn);
         return;

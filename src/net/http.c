@@ -313,7 +313,7 @@ static void answer_error(struct conn *conn, int status, const char *headers, con
 /* net's own refusals: they end the connection, since what follows may mean anything. */
 static void refuse_request(struct conn *conn, int status, const char *code, const char *message)
 {
-    metrics_add(refused_total, 1);
+    metrics_add(refused_total[metrics_refusal_of(code)], 1);
     answer_error(conn, status, status == 426 ? "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n" : NULL,
                  code, message, false);
 }

@@ -126,7 +126,7 @@ static bool refuse_one(struct net *net)
     net->reserve = -1;
     int fd = accept4(net->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd >= 0) {
-        metrics_add(refused_total, 1);
+        metrics_add(refused_total[METRICS_REFUSAL_no_descriptors], 1);
         if (net_now(net) - net->refusal_told >= NET_REFUSAL_TOLD_MS) {
             net->refusal_told = net_now(net);
             log_warn("no_descriptors", "connections=%u", net->live);

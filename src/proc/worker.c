@@ -214,7 +214,7 @@ static void measure_memory(void)
     size_t resident;
 
     if (uv_resident_set_memory(&resident) == 0)
-        metrics_set(memory_bytes, resident);
+        metrics_set(process_resident_memory_bytes, resident);
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -224,7 +224,7 @@ static void on_tick(uv_timer_t *timer)
     metrics_set(beat_ms, clock_monotonic_ms());
     if (w->ticks++ % MEMORY_TICKS == 0) {
         measure_memory();
-        metrics_set(loop_turn_max_us, w->turn_max_us);
+        metrics_set(loop_turn_max_seconds, w->turn_max_us);
         w->turn_max_us = 0;
     }
     bus_tick(w->bus);

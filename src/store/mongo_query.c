@@ -189,7 +189,7 @@ int mongo_query_answer(void *arg, void **connection, struct store_request *reque
     asking.client = mongo_link_pop(query->link, &asking.error);
     request->status = asking.client ? answer[request->kind](&asking) : STORE_FAILED;
     mongo_link_push(query->link, asking.client);
-    metrics_set(store_read_us, clock_monotonic_us() - start_us);
+    metrics_observe(store_read_seconds, clock_monotonic_us() - start_us);
     if (request->status == STORE_FAILED) {
         mongo_link_failed(query->link, MONGO_READER, start_ms, &asking.error);
         mongo_error_text(&asking.error, error, RING_ERROR_MAX);

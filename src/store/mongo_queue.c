@@ -150,9 +150,8 @@ static void count_rows(struct mongo_queue *queue, int64_t start_us)
     }
     if (rows == 0)
         return;
-    metrics_add(store_commits_total, 1);
     metrics_add(store_rows_total, rows);
-    metrics_set(store_commit_us, clock_monotonic_us() - start_us);
+    metrics_observe(store_commit_seconds, clock_monotonic_us() - start_us);
 }
 
 static void work(struct mongo_queue *queue)

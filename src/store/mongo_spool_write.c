@@ -172,7 +172,7 @@ void mongo_spool_end(struct mongo_spool_file *file)
                   strerror(file->error));
     else
         log_warn("spooled", "file=%s messages=%u", file->name, file->messages);
-    metrics_add(store_spooled_total, file->messages);
+    metrics_add(spooled_total, file->messages);
     close(file->fd);
     close(file->directory);
     buf_deinit(&file->bytes);

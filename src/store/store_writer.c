@@ -108,9 +108,8 @@ static bool write_some(struct store_writer *writer, uint32_t *messages, char err
     if (position != committed)
         ring_commit(writer->ring, position);
     if (*messages > 0) {
-        metrics_add(store_commits_total, 1);
         metrics_add(store_rows_total, *messages);
-        metrics_set(store_commit_us, clock_monotonic_us() - start);
+        metrics_observe(store_commit_seconds, clock_monotonic_us() - start);
         if (writer->target.tidy)
             writer->target.tidy(writer->connection);
     }

@@ -75,10 +75,10 @@ def measure(workers, frozen, options):
                 "chatd_us": report["server"]["cpu_us_per_delivery"] * report["deliveries"] / messages,
                 "commands": {name: n for name, n in sorted(used.items()) if n >= 0.005},
                 "writes": (after[2]["bus_writes_total"] - before[2]["bus_writes_total"]) / messages,
-                "batches": (after[2]["store_commits_total"] - before[2]["store_commits_total"]) / messages,
+                "batches": (after[2]["store_commit_seconds"]["count"] - before[2]["store_commit_seconds"]["count"]) / messages,
                 "p99_ms": report["latency_us"]["p99"] / 1000,
                 "ack_p99_ms": report["ack_latency_us"]["p99"] / 1000,
-                "turn_max_ms": after[2]["loop_turn_max_us"] / 1000,
+                "turn_max_ms": after[2]["loop_turn_max_seconds"] * 1000,
             }
     finally:
         mongo.close()

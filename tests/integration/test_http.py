@@ -112,7 +112,7 @@ async def test_metrics_agree_with_what_clients_counted(chatd, people):
 
     workers = metrics["workers"]
     assert sorted(worker["pid"] for worker in workers) == sorted(server.workers())
-    assert all(worker["memory_bytes"] > 100_000 and worker["connections"] == 3 for worker in workers)
+    assert all(worker["process_resident_memory_bytes"] > 100_000 and worker["connections"] == 3 for worker in workers)
     for name in ("connections", "messages_total", "deliveries_total"):
         assert sum(worker[name] for worker in workers) == metrics[name]
     await people.aclose()

@@ -27,8 +27,8 @@ SMALL_WINDOW = {"WINDOW_MESSAGES": "10"}
 
 OUTAGE = 10  # seconds
 
-# No figure of speed: a loop that waits for a server that is away would stand for longer (microseconds).
-BLOCKED = 1_000_000
+# No figure of speed: a loop that waits for a server that is away would stand for longer (seconds).
+BLOCKED = 1.0
 
 
 @contextmanager
@@ -680,8 +680,8 @@ async def test_a_worker_of_either_server_killed_again_and_again_under_load(fleet
 
 
 async def longest_turn(servers):
-    """Microseconds that a worker's loop was held up in the last five seconds."""
-    return max([(await asyncio.to_thread(server.metrics))["loop_turn_max_us"] for server in servers])
+    """Seconds that a worker's loop was held up in the last five seconds."""
+    return max([(await asyncio.to_thread(server.metrics))["loop_turn_max_seconds"] for server in servers])
 
 
 @pytest.mark.timeout(150)

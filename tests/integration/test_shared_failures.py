@@ -513,7 +513,7 @@ async def test_metrics_tell_who_is_slow(redis, mongo, fleet, people):
     with frozen(redis):
         waiting += [await ana.start("message", room="lobby", text="x", key=f"r{n}") for n in range(50)]
         await eventually(lambda: one.metrics()["bus_queue"] >= 50, "they wait for Redis")
-        await eventually(lambda: one.metrics()["bus_latency_us"] > 1_000_000, "the first one for a second", 10)
+        await eventually(lambda: one.metrics()["bus_latency_seconds"] > 1, "the first one for a second", 10)
         assert one.metrics()["bus_queue_bytes"] > 50 * 100
     await wait_for_acks()
     await eventually(lambda: one.metrics()["bus_queue"] < 10, "nothing waits")
@@ -522,7 +522,7 @@ async def test_metrics_tell_who_is_slow(redis, mongo, fleet, people):
         await bob.expect("message", key="m49")
         await eventually(lambda: one.metrics()["store_queue"] >= 50, "they wait for MongoDB")
         assert one.metrics()["store_queue_bytes"] > 50 * 100 and one.metrics()["ack_queue"] >= 50
-        assert one.metrics()["loop_turn_max_us"] < 1_000_000, "the loop doesn't wait with them"
+        assert one.metrics()["loop_turn_max_seconds"] < 1, "the loop doesn't wait with them"
     await wait_for_acks()
     await eventually(lambda: one.metrics()["store_queue"] == one.metrics()["ack_queue"] == 0, "nothing waits")
     assert len(stored(mongo, "lobby")) == 101
