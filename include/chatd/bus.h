@@ -58,11 +58,15 @@ struct bus_handler {
 struct bus_publish {
     struct text room, user, key; /* key.length 0: none */
     struct text head, tail;
+    int64_t received_us; /* as in struct message */
     const uint8_t *uid; /* of a message that is published again (MESSAGE_UID_SIZE bytes); NULL: a new one */
     bool retry; /* the client sent it before */
     bool asked; /* the store has been asked and doesn't have it */
     /* The number it had and that is void now (rules 5 and 8), which the bus forgets; 0: none. */
     uint64_t instead_of;
+    /* The number it has under this uid, when it may still stand: the bus names it again, though its record is
+     * gone already; 0: none. */
+    uint64_t number;
     /* Asked with the callback's `arg` before it goes out, if it had to wait for the bus: false when its
      * sender is gone, and then it is dropped (BUS_FAILED). May be NULL. */
     bool (*wanted)(void *arg);
@@ -88,7 +92,7 @@ enum { BUS_PENDING_MS = 1000 };
 
 struct bus_health {
     bool ok;
-    int64_t since_ms; /* Unix time of the last change between ok and not; 0: never */
+    int64_t since_ms; /* Unix time when the present state began; 0: with this worker */
     char error[200];  /* why not ok, without secrets; empty while ok */
 };
 

@@ -50,4 +50,10 @@ enum bus_stand {
 };
 enum bus_stand bus_redis_stand(void *bus, const struct message *message);
 
+/* The store deletes the room's messages up to that number, all of them committed: the window shows them no
+ * more, and sends whoever asks for them to the store. Tells how many users are in the room; ok is false when
+ * Redis can't be asked now. May call back before it returns. */
+typedef void bus_redis_on_forgot(void *arg, bool ok, uint32_t members);
+void bus_redis_forget(void *bus, struct text room, uint64_t upto, bus_redis_on_forgot *done, void *arg);
+
 #endif

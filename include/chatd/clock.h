@@ -6,6 +6,7 @@
 #include <time.h>
 
 int64_t clock_wall_ms(void);      /* Unix time in milliseconds: what clients see */
+int64_t clock_wall_us(void);
 int64_t clock_monotonic_ms(void); /* never falls: timeouts and rates; the same in all processes of a host */
 int64_t clock_monotonic_us(void);
 

@@ -2,7 +2,8 @@
  *
  * Order: built-in default, then the file, then the environment; each setting remembers where its value
  * came from. A wrong value stops the start with an error that names file, line, key, value and
- * what is allowed. Unknown keys in a file are errors; unknown environment names are not ours.
+ * what is allowed; a value that may hold a secret, and that of an unknown key, is not repeated. Unknown
+ * keys in a file are errors; unknown environment names are not ours.
  *
  * File: one `key = value` a line; `#` starts a comment at the start of a line or after white space;
  * white space around key and value is dropped; a value may stand in double quotes, with \" and \\ inside. A
@@ -28,13 +29,31 @@ struct config_rate {
     int64_t per_ms;
 };
 
+enum { CONFIG_ALERT_WINDOW_MAX_MS = 600000 };
+
+/* When an alert fires and when it is over; its levels are in the unit of its row: percent, a count,
+ * milliseconds, or events within `window_ms`. */
+struct config_alert {
+    int64_t threshold; /* fires above it; 0 without a window is off */
+    int64_t clear;     /* is over at or below it: at most the threshold */
+    int64_t for_ms;    /* how long it has to be above, or at or below, before that counts */
+    int64_t window_ms; /* 0 but for events */
+};
+
+static inline bool config_alert_on(const struct config_alert *alert)
+{
+    return alert->threshold != 0 || alert->window_ms != 0;
+}
+
 #define CONFIG_TYPE_STRING(name) char name[CONFIG_STRING_MAX]
 #define CONFIG_TYPE_NUMBER(name) int64_t name
 #define CONFIG_TYPE_BYTES(name) int64_t name
 #define CONFIG_TYPE_TIME(name) int64_t name
+#define CONFIG_TYPE_AGE(name) int64_t name
 #define CONFIG_TYPE_AUTO(name) int64_t name
 #define CONFIG_TYPE_RATE(name) struct config_rate name
 #define CONFIG_TYPE_ENUM(name) int name
+#define CONFIG_TYPE_ALERT(name) struct config_alert name
 
 #define CONFIG(type, name, env, def, min, max, reload, help) CONFIG_INDEX_##name,
 enum config_index {
@@ -69,7 +88,7 @@ void config_defaults(struct config *config);
 
 /* Prints every setting as `key = value  # origin` (-t): a file that means the same. `auto` and an empty
  * data_dir stay as they are, what they come to stands in the comment. But for secrets: those of *_password
- * and in addresses are stars. */
+ * and in addresses are stars, and what follows the host of a webhook. */
 void config_print(const struct config *config, FILE *out);
 
 /* Prints a complete, commented chat.conf with the built-in defaults (chat.conf.example is this output). */

@@ -28,6 +28,10 @@ void conn_send(struct conn *conn, struct frame *frame);
 /* Queues one text message with a frame of its own. */
 void conn_send_text(struct conn *conn, const char *text, size_t length);
 
+/* Unix time in microseconds at which this worker read last: within on_text, the bytes that brought the
+ * message. */
+int64_t conn_read_us(const struct conn *conn);
+
 /* Bytes that wait for the peer. For those who would rather drop than queue (typing). */
 size_t conn_queued(const struct conn *conn);
 
@@ -38,8 +42,11 @@ size_t conn_queued(const struct conn *conn);
 void conn_close(struct conn *conn, enum close_reason reason);
 bool conn_closing(const struct conn *conn);
 
-/* Id for the log: unique within its net. */
+/* Id for the log and for support, unique over all workers and restarts of a host (net_name); shown in letters
+ * and digits by conn_id_text. */
+enum { CONN_ID_SIZE = 14 }; /* with its NUL */
 uint64_t conn_id(const struct conn *conn);
+void conn_id_text(uint64_t id, char text[CONN_ID_SIZE]);
 
 /* The peer's address as the kernel gives it (asked when needed, not stored). False when the peer is gone. */
 bool conn_peer(const struct conn *conn, struct sockaddr_storage *address);

@@ -3,7 +3,7 @@
  * It holds what must outlive a worker: the lock on the data directory, the listeners (so what waits in an
  * accept queue survives its worker), the shared mappings, the PID file. Workers are forked with a listener
  * each, and forked again when they die: at once the first time, then after 100, 200, 400 ... at most 2,000 ms
- * while deaths stay quick.
+ * while deaths stay quick. A serving worker whose loop stands still for 20 s is killed, so it dies too.
  *
  *   SIGTERM, SIGINT  drain: workers send their clients away; what is left after drain_timeout + 10 s is
  *                    killed. A second SIGINT (Ctrl-C twice) ends at once; a second SIGTERM is no news.
@@ -13,8 +13,8 @@
  *   SIGUSR1          opens log files again, here and in the workers.
  *   SIGUSR2          kept for the live upgrade; until then it says that there is none.
  *
- * Under systemd (Type=notify): READY, RELOADING, STOPPING, STATUS, and WATCHDOG while the workers' loops
- * turn. */
+ * Under systemd (Type=notify): READY, RELOADING, STOPPING, STATUS, and WATCHDOG while the master's own loop
+ * turns and no worker stands still for longer than it takes to replace it. */
 #ifndef CHATD_MASTER_H
 #define CHATD_MASTER_H
 

@@ -23,6 +23,8 @@ struct message {
     /* the room's number before this one; for the first since it was opened, that number - 1 */
     uint64_t previous;
     int64_t time_ms;
+    /* Unix time in microseconds at which the publisher's worker had read it; 0: not known. */
+    int64_t received_us;
     struct text event;  /* the final bytes of the event */
     /* Opaque to everybody but bus and store: in the ring; or the life of Redis that numbered it. */
     uint64_t position;

@@ -18,7 +18,8 @@ enum { METRICS_WORKERS_MAX = 512 };
 
 /* Upper bounds of the histograms' buckets, in microseconds; one more bucket takes what is beyond. */
 #define METRICS_BOUNDS \
-    100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000
+    100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 500000, 1000000, 2500000, 5000000, \
+        10000000
 
 enum { METRICS_BUCKETS = 17 };
 
@@ -68,12 +69,14 @@ struct metrics_slot {
 
 struct metrics {
     int64_t started_ms; /* Unix time of the master's start */
+    _Atomic int used;   /* slots from this one on were never taken */
     struct metrics_slot slots[METRICS_WORKERS_MAX];
 };
 
 struct metrics *metrics_map(void); /* anonymous shared mapping; NULL with errno */
 
-/* This process's slot; a private one until metrics_enter names the shared slot (unit tests, tools, master). */
+/* This process's slot; a private one until metrics_enter names the shared slot (unit tests, tools, master).
+ */
 extern struct metrics_slot *metrics_mine;
 
 /* Takes the slot for this process: gauges to 0, pid set. */
@@ -99,22 +102,24 @@ void metrics_observe_many(struct metrics_histogram *histogram, int64_t us, int64
 /* The bucket that a duration belongs to, for who counts in a table of its own first. */
 unsigned metrics_bucket(int64_t us);
 
-/* The host's total of a field: the sum over all slots ever used, or the largest. For who judges (alerts, health). */
+/* The host's total of a field: the sum over all slots ever used, or the largest. For who judges (alerts,
+ * health). */
 #define metrics_sum(metrics, name) metrics_sum_at(metrics, offsetof(struct metrics_slot, name))
 #define metrics_max(metrics, name) metrics_max_at(metrics, offsetof(struct metrics_slot, name))
 int64_t metrics_sum_at(const struct metrics *metrics, size_t offset);
 int64_t metrics_max_at(const struct metrics *metrics, size_t offset);
 
-/* One JSON object: `time`, `uptime_ms`, `version`, `respawns_total`, one member per row of metrics.def with the
- * host's total (COUNTER over all slots ever used, GAUGE the sum and PEAK the maximum over live ones), a number with a
- * fraction for MICROS. A family has its sum under its name and, with `_by_LABEL` for `_total`, an object of those
- * words that are not 0. A histogram is {"count","sum","p50","p90","p99"} in seconds, percentiles by linear
- * interpolation within their bucket. `workers` is a list with the METRIC rows of each live worker beside `worker`,
- * `pid`, `ready`, `draining`, `beat_age_ms`, `respawns`. */
+/* One JSON object: `time`, `uptime_ms`, `version`, `respawns_total`, one member per row of metrics.def with
+ * the host's total (COUNTER over all slots ever used, GAUGE the sum and PEAK the maximum over live ones), a
+ * number with a fraction for MICROS. A family has its sum under its name and, with `_by_LABEL` for `_total`,
+ * an object of those words that are not 0. A histogram is {"count","sum","p50","p90","p99"} in seconds,
+ * percentiles by linear interpolation within their bucket. `workers` is a list with the METRIC rows of each
+ * live worker beside `worker`, `pid`, `ready`, `draining`, `beat_age_ms`, `respawns`. */
 void metrics_json(const struct metrics *metrics, struct buf *out);
 
-/* The same totals for a scraper: Prometheus text format 0.0.4, or OpenMetrics 1.0.0. No label but the families' own,
- * `le`, and `worker` for the few rows told for each worker, which have names of their own (chatd_worker_…). */
+/* The same totals for a scraper: Prometheus text format 0.0.4, or OpenMetrics 1.0.0. No label but the
+ * families' own, `le`, `version`, and `worker` for the few rows told for each worker, which have names of
+ * their own (chatd_worker_…). */
 enum metrics_text { METRICS_PROMETHEUS, METRICS_OPENMETRICS };
 
 void metrics_text(const struct metrics *metrics, enum metrics_text form, struct buf *out);

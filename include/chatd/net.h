@@ -60,6 +60,8 @@ struct net_handler {
      * in a loop turn (before and after waiting for events), and again when a flush led to an on_close;
      * must be cheap when there is nothing. */
     void (*on_flush)(void *arg);
+    /* Whether a request that comes while net is held is answered all the same. NULL: none is. */
+    bool (*on_early)(void *arg, const struct http_request *request);
 };
 
 enum { NET_BODY_MAX = 65536, NET_READ_BUFFER = 65536 };
@@ -74,8 +76,19 @@ int net_init(struct net **net, uv_loop_t *loop, const struct config *config,
  * users. Out of descriptors: one in reserve is used to answer 503 and close. */
 int net_listen(struct net *net, int fd) __attribute__((warn_unused_result));
 
+/* Connections' ids begin with this worker's number from here on; before net_listen. */
+void net_name(struct net *net, int worker);
+
+/* From net_listen on requests and upgrades wait, each no longer than handshake_timeout (503 then), but for
+ * those that on_early lets through. net_release carries them out. Who listens and can't serve yet is told
+ * apart from one who is not there, and a client that came early is served without trying again. */
+void net_hold(struct net *net);
+void net_release(struct net *net);
+
 /* Stops accepting and closes what is still before its upgrade, requests with the handler after their
- * answer. WebSocket connections stay. For good; may be repeated. */
+ * answer; held requests get 503. Who just came has a second for the first request, which is carried out:
+ * a reload must not cost those whom the kernel gave to the old worker. WebSocket connections stay. For
+ * good; may be repeated. */
 void net_stop_listening(struct net *net);
 
 /* Calls `visit` for each open WebSocket connection that is not closing; it may conn_close any. */

@@ -14,6 +14,7 @@ struct page_entry {
     uint64_t seq;
     uint32_t offset; /* into bytes */
     uint32_t length;
+    int64_t received_us; /* as in struct message; 0 from the store */
 };
 
 struct page {
@@ -21,16 +22,18 @@ struct page {
     uint32_t count;
     uint32_t capacity;
     struct buf bytes;
+    uint64_t gone; /* messages up to this number were deleted (retention), as the store says; 0: none */
 };
 
 #define PAGE_INIT \
     { \
-        NULL, 0, 0, BUF_INIT \
+        NULL, 0, 0, BUF_INIT, 0 \
     }
 
 void page_deinit(struct page *page);
 void page_clear(struct page *page); /* empty, memory kept */
 void page_add(struct page *page, uint64_t seq, const void *event, size_t length);
+void page_stamp(struct page *page, int64_t received_us); /* of the entry added last */
 void page_reverse(struct page *page); /* after adding from the newest down */
 
 /* Copies what `tail` holds behind what `page` holds; numbers not above the page's last are left out. */

@@ -70,4 +70,7 @@ void proto_error(struct buf *buf, struct text id, const char *code, const char *
 void proto_message_head(struct buf *buf, struct text room);
 void proto_message_tail(struct buf *buf, struct text user, struct text text, struct text key);
 
+/* The `time` (ms) in a message's event; 0 when it has none. */
+int64_t proto_message_time(struct text event);
+
 #endif

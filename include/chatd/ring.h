@@ -53,6 +53,9 @@ void ring_writer_unlock(struct ring *ring);
 uint64_t ring_committed(const struct ring *ring);
 uint64_t ring_head(const struct ring *ring);
 
+/* Messages between the two. Any process. */
+uint64_t ring_waiting(const struct ring *ring);
+
 /* The first message at or after *position and before the head: fills *message (pointing into the ring;
  * valid until it is committed) and moves *position behind it. False when there is none yet (*position may
  * have moved over other kinds of records). Writer only. */
@@ -69,6 +72,12 @@ void ring_settle(struct ring *ring, uint64_t position, uint64_t seq);
 bool ring_republish(struct ring *ring, const struct message *message, uint64_t highest)
     __attribute__((warn_unused_result));
 
+/* The store deletes the room's messages up to that number, all of them committed: the window doesn't show
+ * them any more, and sends whoever asks for them to the store. Any thread. */
+void ring_forget(struct ring *ring, struct text room, uint64_t upto);
+
+uint32_t ring_members(struct ring *ring, struct text room); /* users that are in it now; any thread */
+
 /* Everything before `position` is durable: moves `committed` and wakes the workers that wait for it.
  * Writer only. */
 void ring_commit(struct ring *ring, uint64_t position);
@@ -84,6 +93,9 @@ bool ring_report_get(const struct ring *ring, char error[RING_ERROR_MAX], int64_
 /* How long the writer has not been seen at work (committing, waiting for more) although something waits
  * for it: it may hang in the kernel, where it can report nothing. 0 while nothing waits. Any process. */
 int64_t ring_stalled_ms(const struct ring *ring);
+
+/* Whether this worker is the one that tells what concerns the whole host: one of those that live. */
+bool ring_speaks(const struct ring *ring);
 
 /* --- Waiting for the commit: loop thread of a worker --- */
 

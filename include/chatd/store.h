@@ -29,13 +29,14 @@ typedef void store_on_number(void *arg, enum store_status status, uint64_t seq);
 /* `more` is true when the room has older messages in the asked range than the page holds. */
 typedef void store_on_page(void *arg, enum store_status status, const struct page *page, bool more);
 
-/* Rooms as `names[i]` with the highest number `highest[i]`, latest activity first. */
+/* Rooms as `names[i]` with the highest number `highest[i]`, latest activity first; none that retention
+ * deleted and nobody wrote to since. */
 typedef void store_on_rooms(void *arg, enum store_status status, const struct text *names,
                             const uint64_t *highest, uint32_t count);
 
 struct store_health {
     bool ok;
-    int64_t since_ms;      /* Unix time of the last change between ok and not */
+    int64_t since_ms;      /* Unix time when the present state began; 0: with this worker */
     uint64_t queued_bytes; /* what waits to be committed, on this host */
     char error[200];       /* why not ok; empty while ok */
 };
@@ -51,6 +52,7 @@ struct store_ops {
     void (*seen)(struct store *store, struct text user); /* NULL: keeps no users */
     bool (*full)(struct store *store);                   /* NULL: the bus says BUS_FULL instead */
     void (*health)(struct store *store, struct store_health *health);
+    void (*tick)(struct store *store); /* may be NULL */
 };
 
 struct store {
@@ -81,7 +83,8 @@ static inline void store_find(struct store *store, struct text room, struct text
     store->ops->find(store, room, user, key, uid, done, arg);
 }
 
-/* The newest `limit` messages of (above, upto], ascending. */
+/* The newest `limit` messages of (above, upto], ascending. Without `more` the page's `gone` says up to which
+ * number messages of the room were deleted. */
 static inline void store_page(struct store *store, struct text room, uint64_t above, uint64_t upto,
                               uint32_t limit, store_on_page *done, void *arg)
 {
@@ -105,6 +108,13 @@ static inline void store_seen(struct store *store, struct text user)
 static inline bool store_full(struct store *store)
 {
     return store->ops->full && store->ops->full(store);
+}
+
+/* About once a second: shows in /metrics what waits here, and for how long. */
+static inline void store_tick(struct store *store)
+{
+    if (store->ops->tick)
+        store->ops->tick(store);
 }
 
 static inline void store_health(struct store *store, struct store_health *health)

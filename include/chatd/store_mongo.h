@@ -7,10 +7,12 @@
  *                uid (binary), time (date), event (the final text that members got)
  *                unique {room: 1, seq: 1} and {room: 1, user: 1, key: 1}: both possible under the
  *                shard key {room: 1}
- *     rooms      _id: the room's name, topic, created, active (dates), highest (int64, never deleted);
- *                index {active: -1}
+ *     rooms      _id: the room's name, topic, created, active (dates), highest (int64, never deleted), gone
+ *                (int64: messages up to this number were deleted); index {active: -1}. A room that retention
+ *                deleted has no `active` until somebody writes to it again
  *     users      _id: the user's name, first, last (dates)
- *     leases     _id: "host": who serves this database without Redis (mongo_follower.h)
+ *     leases     _id: "host": who serves this database without Redis (mongo_follower.h); "retention": who
+ *                deletes what is past its time, "retained": when somebody last did (mongo_retention.h)
  *
  * The message is what counts: rooms and users are written beside it, some seconds later (mongo_notes.h).
  * So a room's highest number is the higher one of what its messages and its row say.
@@ -72,6 +74,9 @@ struct store_mongo_options {
      * thread. */
     void (*on_spooled)(void *arg, const struct message *message, store_on_number *done, void *done_arg);
     void *spooled_arg;
+    /* With Redis: bus_redis_forget and its bus, for retention. Loop thread. */
+    void (*forget)(void *arg, struct text room, uint64_t upto, bus_redis_on_forgot *done, void *done_arg);
+    void *forget_arg;
 };
 
 /* Starts the threads, after the fork. Never fails because MongoDB is away. Indexes and the rooms

@@ -2,13 +2,15 @@
  *
  * DATA_DIR/chat.db, WAL, synchronous FULL. Each worker has one store thread that stands for the writer's
  * office (the ring's writer lock): whoever holds it follows the ring from `committed` on, one transaction per
- * batch, and moves `committed` after the COMMIT; and one reader thread with a read-only connection of its own
+ * batch, and moves `committed` after the COMMIT, and between its commits deletes what is past its time
+ * (src/store/sqlite_retention.h); and one reader thread with a read-only connection of its own
  * for history, keys and rooms. */
 #ifndef CHATD_STORE_SQLITE_H
 #define CHATD_STORE_SQLITE_H
 
 #include <uv.h>
 
+#include "chatd/config.h"
 #include "chatd/ring.h"
 #include "chatd/store.h"
 
@@ -25,9 +27,9 @@ int store_sqlite_new_life(const char *data_dir, char error[RING_ERROR_MAX])
 
 /* Starts the two threads, after the fork. The ring stays the caller's; it has a seat of this worker
  * (bus_log_new) before the first store_commit and until store_sqlite_close, and is not closed before that.
- * Negative errno. */
-int store_sqlite_new(struct store **store, uv_loop_t *loop, struct ring *ring, const char *data_dir)
-    __attribute__((warn_unused_result));
+ * `config`, borrowed for life, says what is past its time (retention_…). Negative errno. */
+int store_sqlite_new(struct store **store, uv_loop_t *loop, struct ring *ring, const char *data_dir,
+                     const struct config *config) __attribute__((warn_unused_result));
 
 /* The ring's committed position has moved: hand it to bus_log_new. `arg` is the store. */
 void store_sqlite_on_committed(void *arg);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 
+#include "chatd/alerts.h"
 #include "chatd/config.h"
 #include "chatd/limit.h"
 #include "chatd/metrics.h"
@@ -21,6 +22,7 @@ enum { WORKER_EXIT_UNUSABLE = 78, WORKER_ERROR_MAX = 512 };
 /* What all workers of a host share besides counters: made once by the master, before the first fork. */
 struct worker_shared {
     struct ring *ring; /* NULL with Redis */
+    struct alerts *alerts;
     uint8_t session_key[TOKEN_KEY_SIZE];
 };
 
@@ -49,6 +51,7 @@ struct worker_args {
     const struct worker_shared *shared;
     int worker;           /* its number: metrics slot; below METRICS_WORKERS_MAX, unique among live workers */
     int listener;         /* listening socket; stays the master's as well; closed when the drain begins */
+    bool shares_listener; /* an older worker serves from it until this one is ready (a reload) */
     const char *data_dir; /* exists, is locked by the master */
     sigset_t signals;     /* the mask to take once signals are handled; those that come before wait */
 };

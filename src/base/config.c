@@ -13,10 +13,12 @@
 
 void config_defaults(struct config *config)
 {
+    char wrong[CONFIG_WRONG_MAX];
+
     /* Zeroes also what lies between and behind values, so that settings may be compared as bytes. */
     memset(config, 0, sizeof(*config));
     for (int i = 0; i < CONFIG_COUNT; i++) {
-        if (!config_value_parse(config, (enum config_index)i, config_rows[i].def))
+        if (!config_value_parse(config, (enum config_index)i, config_rows[i].def, wrong))
             abort(); /* a row of config.def contradicts itself */
     }
 }
@@ -69,20 +71,19 @@ static void load_file(struct config *config, const char *file, struct config_pro
 
 static void load_environment(struct config *config, struct config_problems *problems)
 {
-    char shown_value[CONFIG_SHOWN_MAX], allowed[CONFIG_ALLOWED_MAX];
+    char shown_value[CONFIG_SHOWN_MAX], wrong[CONFIG_WRONG_MAX];
 
     for (int i = 0; i < CONFIG_COUNT; i++) {
         const char *value = getenv(config_rows[i].env);
 
         if (value == NULL)
             continue;
-        if (config_value_parse(config, (enum config_index)i, value)) {
+        if (config_value_parse(config, (enum config_index)i, value, wrong)) {
             config->origin[i] = 1;
             continue;
         }
-        config_value_allowed((enum config_index)i, allowed);
-        config_problems_add(problems, "environment %s=%s: must be %s", config_rows[i].env,
-                            config_shown(value, shown_value), allowed);
+        config_problems_add(problems, "environment %s=%s: %s", config_rows[i].env,
+                            config_shown_value((enum config_index)i, value, shown_value), wrong);
     }
 }
 

@@ -11,6 +11,8 @@ enum {
     ERROR_RESERVE = 48                      /* room for "and N more problems" */
 };
 
+#define KEY_LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+
 struct config_problems config_problems_start(char *text)
 {
     text[0] = '\0';
@@ -171,63 +173,69 @@ static char *read_value(char *text)
     return *text == '\0' || *text == '#' ? value : NULL;
 }
 
-static void set_from_file(struct parser *parser, const char *key, const char *value)
+static void set_from_file(struct parser *parser, int index, const char *value)
 {
-    char shown_key[CONFIG_SHOWN_MAX], shown_value[CONFIG_SHOWN_MAX], allowed[CONFIG_ALLOWED_MAX];
-    int index = find_key(key);
-    const char *nearest;
+    char shown_value[CONFIG_SHOWN_MAX], wrong[CONFIG_WRONG_MAX];
 
-    config_shown(key, shown_key);
-    config_shown(value, shown_value);
-    if (index < 0) {
-        nearest = strlen(key) <= SHOWN_MAX ? nearest_key(key) : NULL;
-        config_problems_add(parser->problems, "%s:%zu: %s = %s: unknown key%s%s%s", parser->name,
-                            parser->line, shown_key, shown_value, nearest != NULL ? "; did you mean `" : "",
-                            nearest != NULL ? nearest : "",
-                            nearest != NULL ? "`?" : ", chatd -t prints all that are known");
-        return;
-    }
+    config_shown_value((enum config_index)index, value, shown_value);
     if (parser->seen[index] != 0) {
         config_problems_add(parser->problems, "%s:%zu: %s = %s: is set twice, first in line %zu",
-                            parser->name, parser->line, shown_key, shown_value, parser->seen[index]);
+                            parser->name, parser->line, config_rows[index].key, shown_value,
+                            parser->seen[index]);
         return;
     }
     parser->seen[index] = parser->line;
-    if (!config_value_parse(parser->config, (enum config_index)index, value)) {
-        config_value_allowed((enum config_index)index, allowed);
-        config_problems_add(parser->problems, "%s:%zu: %s = %s: must be %s", parser->name, parser->line,
-                            shown_key, shown_value, allowed);
+    if (!config_value_parse(parser->config, (enum config_index)index, value, wrong)) {
+        config_problems_add(parser->problems, "%s:%zu: %s = %s: %s", parser->name, parser->line,
+                            config_rows[index].key, shown_value, wrong);
         return;
     }
     parser->config->origin[index] = (uint16_t)(parser->line < UINT16_MAX - 1 ? parser->line + 1 : UINT16_MAX);
 }
 
+/* What looks like no key may be a secret's other half, and what an unknown key was given is one often enough:
+ * neither is repeated. */
+static void refuse_key(struct parser *parser, const char *key, bool has_value)
+{
+    bool is_word = key[0] != '\0' && strlen(key) <= SHOWN_MAX && key[strspn(key, KEY_LETTERS)] == '\0';
+    const char *nearest = is_word ? nearest_key(key) : NULL;
+
+    if (is_word && has_value)
+        config_problems_add(parser->problems, "%s:%zu: %s: unknown key%s%s%s", parser->name,
+                            parser->line, key, nearest ? "; did you mean `" : "", nearest ? nearest : "",
+                            nearest ? "`?" : ", chatd -t prints all that are known");
+    else
+        config_problems_add(parser->problems, "%s:%zu: %s%smust be `key = value`", parser->name, parser->line,
+                            nearest ? key : "", nearest ? ": " : "");
+}
+
 static void parse_line(struct parser *parser, char *line)
 {
-    char shown_key[CONFIG_SHOWN_MAX], shown_value[CONFIG_SHOWN_MAX];
+    char shown_value[CONFIG_SHOWN_MAX];
     char *key = skip_space(line), *equals, *value;
+    int index;
 
     if (*key == '\0' || *key == '#')
         return;
     equals = strchr(key, '=');
-    if (equals == NULL || equals == key) {
-        trim_end(key);
-        config_problems_add(parser->problems, "%s:%zu: %s: must be `key = value`", parser->name, parser->line,
-                            config_shown(key, shown_key));
+    if (equals)
+        *equals = '\0';
+    trim_end(key);
+    index = find_key(key);
+    if (!equals || index < 0) {
+        refuse_key(parser, key, equals != NULL);
         return;
     }
-    *equals = '\0';
-    trim_end(key);
     value = skip_space(equals + 1);
-    config_shown(value, shown_value);
+    config_shown_value((enum config_index)index, value, shown_value);
     value = read_value(value);
     if (value == NULL)
         config_problems_add(
             parser->problems,
             "%s:%zu: %s = %s: a quoted value must end with its quote, with only \\\" and \\\\ escaped inside",
-            parser->name, parser->line, config_shown(key, shown_key), shown_value);
+            parser->name, parser->line, key, shown_value);
     else
-        set_from_file(parser, key, value);
+        set_from_file(parser, index, value);
 }
 
 void config_parse_text(struct config *config, const char *name, const char *text, size_t length,

@@ -3,8 +3,6 @@
 
 #include "config_row.h"
 
-#define HIDDEN "********"
-
 /* What an unset value comes to on this machine, for the comment. */
 static void print_resolved(const struct config *config, enum config_index index, FILE *out)
 {
@@ -24,17 +22,53 @@ static void print_origin(const struct config *config, enum config_index index, F
         fprintf(out, "%s:%d", config->file, config->origin[index] - 1);
 }
 
+/* The path of a webhook is a secret as often as its user is: only scheme and host remain. */
+static void hide_webhook(char *value)
+{
+    char *host = strstr(value, "://") + strlen("://"), *end = host + strcspn(host, "/?");
+    char *at = memrchr(host, '@', (size_t)(end - host));
+    size_t length;
+
+    if (at) {
+        memmove(host, at + 1, strlen(at + 1) + 1);
+        end -= at + 1 - host;
+    }
+    length = (size_t)(end - value);
+    if (*end != '\0' || at)
+        snprintf(value + length, CONFIG_VALUE_MAX - length, "/%s", CONFIG_HIDDEN);
+}
+
+static bool is_password(enum config_index index)
+{
+    const char *key = config_rows[index].key;
+    size_t length = strlen(key), suffix = strlen("_password");
+
+    return length > suffix && strcmp(key + length - suffix, "_password") == 0;
+}
+
+/* A wrong value may have its secret anywhere: all of it is hidden. */
+const char *config_shown_value(enum config_index index, const char *text, char out[CONFIG_SHOWN_MAX])
+{
+    bool secret = is_password(index) || index == CONFIG_INDEX_redis || index == CONFIG_INDEX_store ||
+                  index == CONFIG_INDEX_alert_webhook || strchr(text, '@') || strstr(text, "://");
+
+    return secret ? strcpy(out, CONFIG_HIDDEN) : config_shown(text, out);
+}
+
 /* What stands between `://user:` and the last `@` of an address, and a password that is a setting of its
  * own. */
 static void hide_secrets(enum config_index index, char *value)
 {
-    size_t key_length = strlen(config_rows[index].key), suffix = strlen("_password");
     char *from = value;
 
     if (config_rows[index].type != CONFIG_STRING || value[0] == '\0')
         return;
-    if (key_length > suffix && strcmp(config_rows[index].key + key_length - suffix, "_password") == 0)
-        strcpy(value, HIDDEN);
+    if (index == CONFIG_INDEX_alert_webhook) {
+        hide_webhook(value);
+        return;
+    }
+    if (is_password(index))
+        strcpy(value, CONFIG_HIDDEN);
     while ((from = strstr(from, "://"))) {
         char *next, *colon, *at, *end;
 
@@ -45,9 +79,10 @@ static void hide_secrets(enum config_index index, char *value)
         at = memrchr(from, '@', (size_t)(end - from));
         if (!colon || !at || colon > at)
             continue;
-        memmove(colon + 1 + strlen(HIDDEN), at, strlen(at) + 1); /* there is place: see CONFIG_VALUE_MAX */
-        memcpy(colon + 1, HIDDEN, strlen(HIDDEN));
-        from = colon + 1 + strlen(HIDDEN);
+        /* There is place: see CONFIG_VALUE_MAX. */
+        memmove(colon + 1 + strlen(CONFIG_HIDDEN), at, strlen(at) + 1);
+        memcpy(colon + 1, CONFIG_HIDDEN, strlen(CONFIG_HIDDEN));
+        from = colon + 1 + strlen(CONFIG_HIDDEN);
     }
 }
 

@@ -2,15 +2,19 @@
 #include <arpa/inet.h>
 #include <string.h>
 
+#include <curl/curl.h>
+
 #include "config_row.h"
 
 #define LIMIT_STRING(max) max, NULL
 #define LIMIT_NUMBER(max) max, NULL
 #define LIMIT_BYTES(max) max, NULL
 #define LIMIT_TIME(max) max, NULL
+#define LIMIT_AGE(max) max, NULL
 #define LIMIT_AUTO(max) max, NULL
 #define LIMIT_RATE(max) max, NULL
 #define LIMIT_ENUM(max) 0, max
+#define LIMIT_ALERT(max) 0, max
 
 const struct config_row config_rows[CONFIG_COUNT] = {
 #define CONFIG(type, name, env, def, min, max, reload, help) \
@@ -42,9 +46,7 @@ static void *field(const struct config *config, const struct config_row *row)
     return (char *)config + row->offset;
 }
 
-/* Decimal digits, no sign, at most 18 so that nothing overflows; returns what follows, NULL without a digit.
- */
-static const char *read_digits(const char *text, int64_t *number)
+const char *config_value_digits(const char *text, int64_t *number)
 {
     size_t digits = strspn(text, "0123456789");
 
@@ -67,7 +69,7 @@ static const struct unit *find_unit(const struct unit *units, size_t count, cons
 
 static bool read_scaled(const char *text, const struct unit *units, size_t count, int64_t *number)
 {
-    const char *rest = read_digits(text, number);
+    const char *rest = config_value_digits(text, number);
     const struct unit *unit;
 
     if (rest == NULL)
@@ -80,10 +82,15 @@ static bool read_scaled(const char *text, const struct unit *units, size_t count
     return true;
 }
 
-/* `30`, `5/s`, `100/10s` */
-static bool read_rate(const char *text, int64_t max, struct config_rate *rate)
+bool config_value_time(const char *text, int64_t *ms)
 {
-    const char *rest = read_digits(text, &rate->count);
+    return read_scaled(text, time_units, TIME_UNITS, ms);
+}
+
+/* `30`, `5/s`, `100/10s` */
+bool config_value_rate(const char *text, int64_t max, struct config_rate *rate)
+{
+    const char *rest = config_value_digits(text, &rate->count);
     const struct unit *unit;
 
     if (rest == NULL || rate->count > max)
@@ -96,7 +103,7 @@ static bool read_rate(const char *text, int64_t max, struct config_rate *rate)
     unit = find_unit(time_units, TIME_UNITS, ++rest);
     if (unit != NULL)
         rate->per_ms = unit->factor;
-    else if (!read_scaled(rest, time_units, TIME_UNITS, &rate->per_ms))
+    else if (!config_value_time(rest, &rate->per_ms))
         return false;
     return rate->per_ms >= 1 && rate->per_ms <= RATE_PER_MAX_MS;
 }
@@ -132,6 +139,23 @@ static bool is_address(const char *text)
     return inet_pton(AF_INET, text, &address) == 1 || inet_pton(AF_INET6, text, &address) == 1;
 }
 
+/* `http://host…` or `https://host…` without what no address holds, or nothing at all. */
+static bool is_webhook(const char *text)
+{
+    size_t scheme = strncmp(text, "http://", 7) == 0 ? 7 : strncmp(text, "https://", 8) == 0 ? 8 : 0;
+    CURLUcode code;
+    CURLU *url;
+
+    if (text[0] == '\0')
+        return true;
+    if (scheme == 0 || strchr("/?", text[scheme]) != NULL || strpbrk(text, " \"\\#") != NULL)
+        return false;
+    url = curl_url();
+    code = curl_url_set(url, CURLUPART_URL, text, 0); /* without memory it says so */
+    curl_url_cleanup(url);
+    return code == CURLUE_OK;
+}
+
 static bool read_string(struct config *config, enum config_index index, const char *text)
 {
     const struct config_row *row = &config_rows[index];
@@ -141,11 +165,14 @@ static bool read_string(struct config *config, enum config_index index, const ch
         return false;
     if (index == CONFIG_INDEX_host && !is_address(text))
         return false;
+    if (index == CONFIG_INDEX_alert_webhook && !is_webhook(text))
+        return false;
     memcpy(field(config, row), text, length + 1);
     return true;
 }
 
-bool config_value_parse(struct config *config, enum config_index index, const char *text)
+/* Of any type but ALERT, which says itself what is wrong. */
+static bool read_value(struct config *config, enum config_index index, const char *text)
 {
     const struct config_row *row = &config_rows[index];
     struct config_rate rate;
@@ -157,10 +184,12 @@ bool config_value_parse(struct config *config, enum config_index index, const ch
     case CONFIG_STRING:
         return read_string(config, index, text);
     case CONFIG_RATE:
-        if (!read_rate(text, row->max, &rate))
+        if (!config_value_rate(text, row->max, &rate))
             return false;
         memcpy(field(config, row), &rate, sizeof(rate));
         return true;
+    case CONFIG_ALERT:
+        return false;
     case CONFIG_ENUM:
         if (!read_word(text, row->words, &word))
             return false;
@@ -171,12 +200,13 @@ bool config_value_parse(struct config *config, enum config_index index, const ch
             return false;
         break;
     case CONFIG_TIME:
-        if (!read_scaled(text, time_units, TIME_UNITS, &number))
+    case CONFIG_AGE:
+        if (!config_value_time(text, &number))
             return false;
         break;
     case CONFIG_AUTO:
     case CONFIG_NUMBER:
-        rest = read_digits(text, &number);
+        rest = config_value_digits(text, &number);
         if (row->type == CONFIG_AUTO && strcmp(text, "auto") == 0) {
             memset(field(config, row), 0, row->size);
             return true;
@@ -185,10 +215,30 @@ bool config_value_parse(struct config *config, enum config_index index, const ch
             return false;
         break;
     }
-    if (number < row->min || number > row->max)
+    if ((number < row->min && (row->type != CONFIG_AGE || number != 0)) || number > row->max)
         return false;
     memcpy(field(config, row), &number, sizeof(number));
     return true;
+}
+
+bool config_value_parse(struct config *config, enum config_index index, const char *text,
+                        char wrong[CONFIG_WRONG_MAX])
+{
+    const struct config_row *row = &config_rows[index];
+    char allowed[CONFIG_ALLOWED_MAX];
+    struct config_alert alert;
+
+    if (row->type == CONFIG_ALERT) {
+        if (!config_alert_parse(row->words, text, &alert, wrong))
+            return false;
+        memcpy(field(config, row), &alert, sizeof(alert));
+        return true;
+    }
+    if (read_value(config, index, text))
+        return true;
+    config_value_allowed(index, allowed);
+    snprintf(wrong, CONFIG_WRONG_MAX, "must be %s", allowed);
+    return false;
 }
 
 /* In the largest unit that says it exactly. */
@@ -204,11 +254,16 @@ static void format_scaled(int64_t number, const struct unit *units, size_t count
         snprintf(out, size, "%lld%s", (long long)(number / units[i].factor), units[i].name);
 }
 
+void config_value_format_time(int64_t ms, char *out, size_t size)
+{
+    format_scaled(ms, time_units, TIME_UNITS, out, size);
+}
+
 static void format_rate(const struct config_rate *rate, char *out, size_t size)
 {
     char per[32];
 
-    format_scaled(rate->per_ms, time_units, TIME_UNITS, per, sizeof(per));
+    config_value_format_time(rate->per_ms, per, sizeof(per));
     if (rate->count == 0 || rate->per_ms == RATE_PER_BARE_MS)
         snprintf(out, size, "%lld", (long long)rate->count);
     else
@@ -252,6 +307,9 @@ void config_value_format(const struct config *config, enum config_index index, c
     case CONFIG_RATE:
         format_rate(value, out, CONFIG_VALUE_MAX);
         break;
+    case CONFIG_ALERT:
+        config_alert_format(row->words, value, out);
+        break;
     case CONFIG_ENUM:
         format_word(row->words, *(const int *)value, out, CONFIG_VALUE_MAX);
         break;
@@ -259,7 +317,8 @@ void config_value_format(const struct config *config, enum config_index index, c
         format_scaled(*(const int64_t *)value, byte_units, BYTE_UNITS, out, CONFIG_VALUE_MAX);
         break;
     case CONFIG_TIME:
-        format_scaled(*(const int64_t *)value, time_units, TIME_UNITS, out, CONFIG_VALUE_MAX);
+    case CONFIG_AGE:
+        config_value_format_time(*(const int64_t *)value, out, CONFIG_VALUE_MAX);
         break;
     case CONFIG_AUTO:
     case CONFIG_NUMBER:
@@ -294,6 +353,9 @@ void config_value_allowed(enum config_index index, char out[CONFIG_ALLOWED_MAX])
     case CONFIG_STRING:
         if (index == CONFIG_INDEX_host)
             snprintf(out, CONFIG_ALLOWED_MAX, "an IPv4 or IPv6 address");
+        else if (index == CONFIG_INDEX_alert_webhook)
+            snprintf(out, CONFIG_ALLOWED_MAX,
+                     "empty, or an http:// or https:// address of at most %lld bytes", (long long)row->max);
         else
             snprintf(out, CONFIG_ALLOWED_MAX, "text of at most %lld bytes without control characters",
                      (long long)row->max);
@@ -302,6 +364,9 @@ void config_value_allowed(enum config_index index, char out[CONFIG_ALLOWED_MAX])
         snprintf(out, CONFIG_ALLOWED_MAX,
                  "a count from 0 to %lld, alone (per minute) or with a time up to a day, like 5/s or 100/10s",
                  (long long)row->max);
+        break;
+    case CONFIG_ALERT:
+        config_alert_allowed(row->words, out);
         break;
     case CONFIG_ENUM:
         list_words(row->words, out, CONFIG_ALLOWED_MAX);
@@ -313,10 +378,13 @@ void config_value_allowed(enum config_index index, char out[CONFIG_ALLOWED_MAX])
                  "a number of bytes from %s to %s, with K, M or G for powers of 1024", min, max);
         break;
     case CONFIG_TIME:
-        format_scaled(row->min, time_units, TIME_UNITS, min, sizeof(min));
-        format_scaled(row->max, time_units, TIME_UNITS, max, sizeof(max));
+    case CONFIG_AGE:
+        config_value_format_time(row->min, min, sizeof(min));
+        config_value_format_time(row->max, max, sizeof(max));
         snprintf(out, CONFIG_ALLOWED_MAX,
-                 "a time from %s to %s: a number with ms, s, m, h or d, alone in seconds", min, max);
+                 "%sa time from %s to %s: a number with ms, s, m, h or d, alone in seconds%s",
+                 row->type == CONFIG_AGE ? "0 or " : "", min, max,
+                 row->type == CONFIG_AGE ? " (write 30d for days)" : "");
         break;
     case CONFIG_AUTO:
     case CONFIG_NUMBER:

@@ -6,21 +6,8 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 
+#include "chatd/thread.h"
 #include "limit_shared.h"
-
-static int init_mutex(pthread_mutex_t *mutex)
-{
-    pthread_mutexattr_t attributes;
-    int error = pthread_mutexattr_init(&attributes);
-
-    if (error != 0)
-        return error;
-    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-    error = pthread_mutex_init(mutex, &attributes);
-    pthread_mutexattr_destroy(&attributes);
-    return error;
-}
 
 struct limit *limit_map(void)
 {
@@ -33,9 +20,9 @@ struct limit *limit_map(void)
         return NULL;
     error = getrandom(limit->key, sizeof(limit->key), 0) == sizeof(limit->key) ? 0 : EIO;
     if (error == 0)
-        error = init_mutex(&limit->bucket_mutex);
+        error = thread_mutex_init_shared(&limit->bucket_mutex);
     if (error == 0)
-        error = init_mutex(&limit->row_mutex);
+        error = thread_mutex_init_shared(&limit->row_mutex);
     if (error != 0) {
         munmap(limit, sizeof(*limit));
         errno = error;

@@ -1,4 +1,5 @@
-/* metrics.c - counters in memory shared by all processes of one chatd. How they are shown: metrics_json.c, metrics_text.c. */
+/* metrics.c - counters in memory shared by all processes of one chatd. How they are shown: metrics_json.c and
+ * metrics_text.c. */
 #include "chatd/metrics.h"
 
 #include <string.h>
@@ -48,10 +49,14 @@ static int64_t value_at(const struct metrics_slot *slot, size_t offset)
 void metrics_clear(struct metrics *metrics, int worker)
 {
     struct metrics_slot *slot = &metrics->slots[worker];
+    int used = metrics->used;
 
+    while (used <= worker && !atomic_compare_exchange_weak(&metrics->used, &used, worker + 1))
+        continue;
     for (int i = 0; i < ROW_COUNT; i++) {
         if (rows[i].kind != COUNTER)
-            atomic_store_explicit((_Atomic int64_t *)((char *)slot + rows[i].offset), 0, memory_order_relaxed);
+            atomic_store_explicit((_Atomic int64_t *)((char *)slot + rows[i].offset), 0,
+                                  memory_order_relaxed);
     }
     atomic_store(&slot->ready, 0);
     atomic_store(&slot->draining, 0);
@@ -117,7 +122,7 @@ int64_t metrics_sum_at(const struct metrics *metrics, size_t offset)
 {
     int64_t sum = 0;
 
-    for (int i = 0; i < METRICS_WORKERS_MAX; i++)
+    for (int i = 0; i < metrics->used; i++)
         sum += value_at(&metrics->slots[i], offset);
     return sum;
 }
@@ -126,7 +131,7 @@ int64_t metrics_max_at(const struct metrics *metrics, size_t offset)
 {
     int64_t max = 0;
 
-    for (int i = 0; i < METRICS_WORKERS_MAX; i++) {
+    for (int i = 0; i < metrics->used; i++) {
         int64_t value = value_at(&metrics->slots[i], offset);
 
         max = value > max ? value : max;

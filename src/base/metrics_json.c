@@ -109,7 +109,7 @@ void metrics_json(const struct metrics *metrics, struct buf *out)
     for (unsigned i = 0; i < metrics_row_count; i++)
         add_total(out, metrics, &metrics_rows[i]);
     buf_add_literal(out, ",\"workers\":[");
-    for (int i = 0; i < METRICS_WORKERS_MAX; i++) {
+    for (int i = 0; i < metrics->used; i++) {
         if (metrics_get(&metrics->slots[i], pid) == 0)
             continue;
         buf_printf(out, "%s", comma);

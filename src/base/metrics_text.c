@@ -1,11 +1,14 @@
-/* metrics_text.c - /metrics for scrapers: https://prometheus.io/docs/instrumenting/exposition_formats/ (0.0.4)
- * and https://prometheus.io/docs/specs/om/open_metrics_spec/ (1.0.0), which differ in little: OpenMetrics names a
- * counter's family without its _total, and ends with a line of its own. */
+/* metrics_text.c - /metrics for scrapers: https://prometheus.io/docs/instrumenting/exposition_formats/
+ * (0.0.4) and https://prometheus.io/docs/specs/om/open_metrics_spec/ (1.0.0), which differ in little:
+ * OpenMetrics names a counter's family without its _total, and ends with a line of its own. */
+#include <stdio.h>
 #include <string.h>
 
 #include "metrics_table.h"
 
 #define METRICS_TOTAL "_total"
+
+enum { BOUND_SIZE = 24 };
 
 /* Told for each worker as well, under a name of its own: a sum over the host's name must not count twice. */
 static const struct {
@@ -64,18 +67,26 @@ static void add_family(struct buf *out, const struct metrics *metrics, const str
                    (long long)metrics_word_total(metrics, row, i));
 }
 
+/* OpenMetrics wants a number that looks like one with a fraction. */
+static void write_bound(char bound[BOUND_SIZE], int64_t us)
+{
+    snprintf(bound, BOUND_SIZE, us % 1000000 == 0 ? "%g.0" : "%g", (double)us / 1e6);
+}
+
 static void add_histogram(struct buf *out, const struct metrics *metrics, const struct metrics_row *row)
 {
     struct metrics_distribution d;
+    char bound[BOUND_SIZE];
     int64_t below = 0;
 
     metrics_distribution(metrics, row, &d);
     for (unsigned i = 0; i + 1 < METRICS_BUCKETS; i++) {
         below += d.buckets[i];
-        buf_printf(out, "chatd_%s_bucket{le=\"%g\"} %lld\n", row->name, (double)metrics_bound(i) / 1e6,
-                   (long long)below);
+        write_bound(bound, metrics_bound(i));
+        buf_printf(out, "chatd_%s_bucket{le=\"%s\"} %lld\n", row->name, bound, (long long)below);
     }
-    buf_printf(out, "chatd_%s_bucket{le=\"+Inf\"} %lld\nchatd_%s_sum ", row->name, (long long)d.count, row->name);
+    buf_printf(out, "chatd_%s_bucket{le=\"+Inf\"} %lld\n", row->name, (long long)d.count);
+    buf_printf(out, "chatd_%s_sum ", row->name);
     metrics_add_seconds(out, d.sum_us);
     buf_printf(out, "\nchatd_%s_count %lld\n", row->name, (long long)d.count);
 }
@@ -101,7 +112,7 @@ static void add_workers(struct buf *out, const struct metrics *metrics, enum met
 {
     for (size_t row = 0; row < sizeof(by_worker) / sizeof(*by_worker); row++) {
         add_head(out, form, by_worker[row].name, "gauge", by_worker[row].help);
-        for (int i = 0; i < METRICS_WORKERS_MAX; i++) {
+        for (int i = 0; i < metrics->used; i++) {
             const struct metrics_slot *slot = &metrics->slots[i];
             const _Atomic int64_t *field =
                 (const _Atomic int64_t *)((const char *)slot + by_worker[row].offset);
@@ -117,7 +128,7 @@ void metrics_text(const struct metrics *metrics, enum metrics_text form, struct 
 {
     int64_t running = 0;
 
-    for (int i = 0; i < METRICS_WORKERS_MAX; i++)
+    for (int i = 0; i < metrics->used; i++)
         running += metrics_get(&metrics->slots[i], pid) != 0;
     add_head(out, form, "build_info", "gauge", "1, with the version that runs");
     buf_printf(out, "chatd_build_info{version=\"%s\"} 1\n", CHATD_VERSION);

@@ -16,6 +16,7 @@ void page_clear(struct page *page)
 {
     page->count = 0;
     page->bytes.length = 0;
+    page->gone = 0;
 }
 
 static void make_room(struct page *page)
@@ -38,8 +39,14 @@ void page_add(struct page *page, uint64_t seq, const void *event, size_t length)
     if (length > UINT32_MAX - page->bytes.length)
         abort();
     make_room(page);
-    page->entries[page->count++] = (struct page_entry){seq, (uint32_t)page->bytes.length, (uint32_t)length};
+    page->entries[page->count++] =
+        (struct page_entry){seq, (uint32_t)page->bytes.length, (uint32_t)length, 0};
     buf_add(&page->bytes, event, length);
+}
+
+void page_stamp(struct page *page, int64_t received_us)
+{
+    page->entries[page->count - 1].received_us = received_us;
 }
 
 void page_reverse(struct page *page)
@@ -58,8 +65,10 @@ void page_append(struct page *page, const struct page *tail)
     for (uint32_t i = 0; i < tail->count; i++) {
         const struct page_entry *entry = &tail->entries[i];
 
-        if (page->count == 0 || entry->seq > page->entries[page->count - 1].seq)
+        if (page->count == 0 || entry->seq > page->entries[page->count - 1].seq) {
             page_add(page, entry->seq, tail->bytes.data + entry->offset, entry->length);
+            page_stamp(page, entry->received_us);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 
 #include "chatd/clock.h"
 #include "chatd/log.h"
+#include "chatd/metrics.h"
 #include "ring_layout.h"
 
 enum { FULL_TOLD_MS = 10000 }; /* between two lines about a full table */
@@ -42,6 +43,7 @@ static void tell_full(struct bus_log *b)
 {
     int64_t now = clock_monotonic_ms();
 
+    metrics_add(limited_total[METRICS_LIMIT_bus_queue], 1);
     if (now - b->full_told_ms < FULL_TOLD_MS)
         return;
     b->full_told_ms = now;
@@ -124,9 +126,11 @@ static enum bus_status publish_locked(struct bus_log *b, const struct bus_publis
     if (p->retry && p->key.length > 0 && !p->asked)
         return BUS_NOT_FOUND_IN_WINDOW;
     position = append(b, row, &(struct ring_append){RING_MESSAGE, p->room, p->user, p->key, p->head, p->tail,
-                                                    message->uid, 0});
-    if (position == 0)
+                                                    message->uid, 0, p->received_us});
+    if (position == 0) {
+        metrics_add(limited_total[METRICS_LIMIT_store_queue], 1);
         return BUS_FULL;
+    }
     ring_record_message(ring_at(b->ring, position), position, message);
     b->appended = true;
     return BUS_OK;
@@ -165,16 +169,16 @@ static bool log_emit(struct bus *bus, struct text room, struct text user, struct
     /* With a store that is down, passing events may take half of the ring: the rest is for messages. */
     if (row != RING_NONE && ring_head(b->ring) - ring_committed(b->ring) < b->ring->header->size / 2)
         position = append(
-            b, row, &(struct ring_append){RING_EVENT, room, user, {NULL, 0}, event, {NULL, 0}, NULL, 0});
+            b, row, &(struct ring_append){RING_EVENT, room, user, {NULL, 0}, event, {NULL, 0}, NULL, 0, 0});
     ring_unlock(b->ring);
     return position != 0;
 }
 
-/* Walks back from the newest record; see bus_on_window for what `below` means. */
-static uint64_t walk(struct bus_log *b, uint64_t at, uint64_t above, uint64_t upto, uint32_t limit,
-                     struct page *page)
+/* Walks back from the room's newest record; see bus_on_window for what `below` means. */
+static uint64_t walk(struct bus_log *b, const struct ring_room *room, uint64_t above, uint64_t upto,
+                     uint32_t limit, struct page *page)
 {
-    uint64_t below = upto;
+    uint64_t below = upto, at = room->position;
 
     while (page->count < limit && below > above && ring_copy(b->ring, at, &b->walk_copy)) {
         const struct ring_record *r = (const struct ring_record *)b->walk_copy.data;
@@ -184,11 +188,15 @@ static uint64_t walk(struct bus_log *b, uint64_t at, uint64_t above, uint64_t up
             break; /* commits go in order: all up to `upto` is the store's */
         if (r->seq <= above)
             return above;
+        if (r->seq <= room->forgotten)
+            break;
         ring_record_message(r, at, &m);
         if (r->seq <= upto) {
             /* Moved or settled elsewhere: this number is void (rule 5). */
-            if (atomic_load(&r->moved) == 0 && atomic_load(&r->settled) == 0)
+            if (atomic_load(&r->moved) == 0 && atomic_load(&r->settled) == 0) {
                 page_add(page, m.seq, m.event.data, m.event.length);
+                page_stamp(page, m.received_us);
+            }
             below = m.previous;
         }
         at = r->previous_position;
@@ -201,17 +209,17 @@ static void log_window(struct bus *bus, struct text room, uint64_t above, uint64
 {
     struct bus_log *b = self(bus);
     struct page page = PAGE_INIT;
-    uint64_t position = 0, seq = 0, below;
+    struct ring_room copy = {0};
+    uint64_t below;
     uint32_t row;
 
     ring_lock(b->ring);
     row = roster_find(b->ring, room);
-    if (row != RING_NONE) {
-        position = b->ring->rooms[row].position;
-        seq = b->ring->rooms[row].seq;
-    }
+    if (row != RING_NONE)
+        copy = b->ring->rooms[row];
     ring_unlock(b->ring);
-    below = row == RING_NONE ? upto : walk(b, position, above, upto < seq ? upto : seq, limit, &page);
+    below =
+        row == RING_NONE ? upto : walk(b, &copy, above, upto < copy.seq ? upto : copy.seq, limit, &page);
     page_reverse(&page);
     /* What isn't committed yet outlives every process here: the writer gets it into the store. */
     done(arg, row == RING_NONE ? BUS_NOT_OPEN : BUS_OK, &page, below, false);
@@ -317,6 +325,8 @@ static void list_rooms(struct ring *ring, bool with_members, struct rooms *rooms
 
             if (!r->used || (r->members > 0) != with_members)
                 continue;
+            if (!with_members && r->forgotten >= r->seq)
+                continue; /* nothing is left of it: whether it is a room still is the store's business */
             rooms->list[rooms->count++] = (struct bus_room){
                 {rooms->names.data + rooms->names.length, r->name_length}, r->members, r->seq};
             buf_add(&rooms->names, r->name, r->name_length);
@@ -427,7 +437,7 @@ static void log_turn(struct bus *bus)
     }
 }
 
-static void log_tick(struct bus *bus)
+static void log_sweep(struct bus *bus)
 {
     ring_sweep(self(bus)->ring, &bus->handler);
 }
@@ -447,7 +457,7 @@ static const struct bus_ops OPS = {
     .settle = log_settle,
     .health = log_health,
     .turn = log_turn,
-    .tick = log_tick,
+    .tick = log_sweep,
 };
 
 enum { WAKES_PER_TURN = 64 };

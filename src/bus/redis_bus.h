@@ -12,6 +12,7 @@
  *     redis_purge.c       what dead workers, and this one's earlier generations, left in the rooms
  *     redis_orphans.c     what dead workers published and nobody is known to have stored
  *     redis_sessions.c    sessions.h
+ *     redis_retention.c   forget
  *
  * One struct per worker; everything here runs in the loop thread. */
 #ifndef CHATD_BUS_REDIS_BUS_H
@@ -188,8 +189,9 @@ void redis_publish_turn(struct bus_redis *b); /* one ZREM per partition with set
 /* A window entry's header: sets uid, time_ms, user and key, which point into it; false when it isn't one of
  * ours. */
 bool redis_header_parse(struct text header, struct message *message);
-/* The event in the payload of a message, which is what a window entry has as well. */
-struct text redis_payload_event(struct text payload);
+/* The event in the payload of a message, which is what a window entry has as well; received_us as in struct
+ * message. */
+struct text redis_payload_event(struct text payload, int64_t *received_us);
 
 /* redis_presence.c */
 void redis_presence_new(struct bus_redis *b);  /* when target and id are there, before any other of these */

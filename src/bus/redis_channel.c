@@ -210,7 +210,7 @@ static bool take_message(struct redis_room *room, struct text payload)
     if (!take_number(payload, &at, &message.seq) || message.seq == 0)
         return false;
     message.previous = message.seq - 1;
-    message.event = (struct text){payload.data + at, payload.length - at};
+    message.event = redis_payload_event(payload, &message.received_us);
     note_number(room, message.seq);
     handler->on_record(handler->arg, &message);
     return true;

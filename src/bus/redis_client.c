@@ -290,8 +290,12 @@ bool redis_client_call(struct redis_client *client, const struct redis_call *cal
      * others. */
     if (!call->patient)
         most += most / RESERVE_PART;
-    if (client->closed || client->queued_bytes + (int64_t)redis_request_size(call) > most)
+    if (client->closed)
         return false;
+    if (client->queued_bytes + (int64_t)redis_request_size(call) > most) {
+        metrics_add(limited_total[METRICS_LIMIT_bus_queue], 1);
+        return false;
+    }
     r = redis_request_new(call, client->scripts);
     r->made_ms = clock_monotonic_ms();
     r->made_turn = client->turn;

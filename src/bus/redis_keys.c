@@ -2,7 +2,8 @@
 #include "redis_keys.h"
 
 #define SCRIPTS(X) \
-    X(publish) X(open) X(peek) X(window) X(enter) X(leave) X(members) X(rooms) X(beat) X(pending) X(purge)
+    X(publish) X(open) X(peek) X(window) X(enter) X(leave) X(members) X(rooms) X(beat) X(pending) X(purge) \
+    X(forget)
 
 #define DECLARE(name) extern const char script_##name[], script_##name##_end[];
 SCRIPTS(DECLARE)

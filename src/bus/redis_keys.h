@@ -79,6 +79,7 @@ enum redis_script_index {
     SCRIPT_BEAT,    /* this worker lives, has so many connections; who else; the lease */
     SCRIPT_PENDING, /* entries of a partition that are older than REDIS_ORPHAN_MS, with their records */
     SCRIPT_PURGE,   /* takes a worker's members out of some rooms of a partition */
+    SCRIPT_FORGET,  /* takes a room's oldest records out of the window, since the store deletes them */
     SCRIPT_COUNT
 };
 

@@ -127,7 +127,7 @@ static void hand_up(struct orphans_look *look, const redisReply *reply, size_t a
         return;
     }
     message.previous = message.seq - 1;
-    message.event = redis_payload_event(redis_reply_text(reply, at + 4));
+    message.event = redis_payload_event(redis_reply_text(reply, at + 4), &message.received_us);
     message.position = stands ? life : 0;
     note(b, look->partition, &message);
     if (!stands) /* it gets another number, and is an ordinary message then: nobody settles this one */

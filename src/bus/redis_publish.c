@@ -16,6 +16,7 @@ enum {
     KEYS_OF_PUBLISH = 5,
     SETTLE_CHUNK = 1000, /* entries that one command takes off the pending list */
     HEARD_MAX_MS = 1000, /* see bus_redis_stand */
+    STAMP_MAX = 24,      /* a number and a space */
 };
 
 struct publishing {
@@ -23,8 +24,10 @@ struct publishing {
     bus_on_published *done;
     void *arg;
     bool (*wanted)(void *arg);
+    int64_t received_us;
     uint8_t uid[MESSAGE_UID_SIZE];
     struct text room, user, key, head, tail; /* in data */
+    struct text stamped;                     /* time of receipt, a space, head */
     struct text names;                       /* NUL user NUL key */
     char data[];
 };
@@ -44,20 +47,24 @@ static struct publishing *publishing_new(struct bus_redis *b, const struct bus_p
 {
     const struct text nul = {"", 1};
     size_t texts = publish->room.length + publish->user.length + publish->key.length + publish->head.length +
-                   publish->tail.length + 2;
+                   publish->tail.length + 2 + STAMP_MAX;
     struct publishing *p = malloc(sizeof(*p) + texts);
     uint64_t uid[2] = {b->uid_prefix, b->uid_counter};
-    char *to;
+    char stamp[STAMP_MAX], *to;
+    int stamp_length = snprintf(stamp, sizeof(stamp), "%lld ", (long long)publish->received_us);
 
     if (!p)
         abort();
-    *p = (struct publishing){.b = b, .done = done, .arg = arg, .wanted = publish->wanted};
+    *p = (struct publishing){.b = b, .done = done, .arg = arg, .wanted = publish->wanted,
+                              .received_us = publish->received_us};
     if (!publish->uid)
         b->uid_counter++;
     memcpy(p->uid, publish->uid ? publish->uid : (const uint8_t *)uid, sizeof(p->uid));
     to = p->data;
     p->room = put(&to, publish->room);
+    p->stamped = put(&to, (struct text){stamp, (size_t)stamp_length});
     p->head = put(&to, publish->head);
+    p->stamped.length += p->head.length;
     p->tail = put(&to, publish->tail);
     p->names.data = to;
     put(&to, nul);
@@ -125,12 +132,20 @@ bool redis_header_parse(struct text header, struct message *message)
     return true;
 }
 
-struct text redis_payload_event(struct text payload)
+/* `m`, number, time of receipt and event, with spaces between. What an earlier chatd left has no time. */
+struct text redis_payload_event(struct text payload, int64_t *received_us)
 {
-    const char *space = payload.length > 0 ? memchr(payload.data, ' ', payload.length) : NULL;
-    size_t skip = space ? (size_t)(space + 1 - payload.data) : 0;
+    const char *end = payload.data + payload.length;
+    const char *at = payload.length > 0 ? memchr(payload.data, ' ', payload.length) : NULL;
 
-    return (struct text){payload.data + skip, payload.length - skip};
+    *received_us = 0;
+    if (!at)
+        return payload;
+    for (at++; at < end && *at >= '0' && *at <= '9' && *received_us < INT64_MAX / 100; at++)
+        *received_us = *received_us * 10 + (*at - '0');
+    if (at < end && *at == ' ')
+        at++;
+    return (struct text){at, (size_t)(end - at)};
 }
 
 /* Fills in what the script answered; false when that is none of its answers. */
@@ -144,9 +159,10 @@ static bool take_answer(struct publishing *p, const redisReply *reply, struct me
     message->previous = message->seq - 1;
     if (status == BUS_OK) {
         message->time_ms = (int64_t)redis_reply_number(reply, 2);
+        message->received_us = p->received_us;
         message->event = compose(p, message);
     } else if (status == BUS_DUPLICATE) {
-        message->event = redis_payload_event(redis_reply_text(reply, 3));
+        message->event = redis_payload_event(redis_reply_text(reply, 3), &message->received_us);
         return redis_header_parse(redis_reply_text(reply, 2), message);
     }
     return true;
@@ -218,7 +234,7 @@ static bool send_publish(struct publishing *p, const struct bus_publish *publish
     else
         redis_args_text(&args, (struct text){own, sizeof(own)});
     redis_args_text(&args, p->names);
-    redis_args_text(&args, p->head);
+    redis_args_text(&args, p->stamped);
     redis_args_text(&args, p->tail);
     redis_args_word(&args, mode(publish));
     if (publish->instead_of > 0)
@@ -231,6 +247,7 @@ static bool send_publish(struct publishing *p, const struct bus_publish *publish
     snprintf(times, sizeof(times), "%lld %lld %lld", (long long)config->retry_window,
              (long long)config->window_ttl, REDIS_ROOM_TTL_MS);
     redis_args_word(&args, times);
+    redis_args_number(&args, (int64_t)publish->number);
     return redis_args_call(&args, p->b->client, &call);
 }
 

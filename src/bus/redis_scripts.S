@@ -26,5 +26,6 @@ script_\name\()_end:
         script beat
         script pending
         script purge
+        script forget
 
         .section .note.GNU-stack, "", %progbits

@@ -53,9 +53,11 @@ static void fail(struct look *look)
 static void fill(struct page *page, const redisReply *reply)
 {
     for (size_t i = AT_PAGE; i + 1 < reply->elements; i += 2) {
-        struct text event = redis_payload_event(redis_reply_text(reply, i + 1));
+        int64_t received_us;
+        struct text event = redis_payload_event(redis_reply_text(reply, i + 1), &received_us);
 
         page_add(page, redis_reply_number(reply, i), event.data, event.length);
+        page_stamp(page, received_us);
     }
     page_reverse(page);
 }

@@ -73,6 +73,7 @@ static void fill(struct ring_record *r, const struct ring_room *room, const stru
         to += digits(to, (uint64_t)r->time_ms);
         to = put(to, a->tail);
     }
+    r->received_us = a->received_us;
     r->event_length = (uint32_t)(to - event);
     r->kind = (uint8_t)a->kind;
     r->room_length = (uint8_t)a->room.length;
@@ -112,6 +113,7 @@ uint64_t ring_append(struct ring *ring, uint32_t room, const struct ring_append 
     r = ring_at(ring, head + pad);
     memset(r, 0, sizeof(*r));
     r->room = room;
+    r->ordinal = atomic_load_explicit(&h->messages, memory_order_relaxed) + (a->kind == RING_MESSAGE);
     fill(r, &ring->rooms[room], a);
     r->size =
         (uint32_t)((sizeof(*r) + r->room_length + r->user_length + r->key_length + r->event_length + 7) &
@@ -144,6 +146,7 @@ void ring_apply(struct ring *ring)
     if (h->redo.replaces != 0)
         atomic_store_explicit(&ring_at(ring, h->redo.replaces)->moved, h->redo.position,
                               memory_order_release);
+    atomic_store_explicit(&h->messages, r->ordinal, memory_order_relaxed);
     if (r->kind == RING_MESSAGE) {
         room->seq = r->seq;
         room->time_ms = r->time_ms;
@@ -189,7 +192,8 @@ void ring_record_message(const struct ring_record *r, uint64_t position, struct 
     const char *at = r->data;
 
     *m =
-        (struct message){.seq = r->seq, .previous = r->previous, .time_ms = r->time_ms, .position = position};
+        (struct message){.seq = r->seq, .previous = r->previous, .time_ms = r->time_ms,
+                         .received_us = r->received_us, .position = position};
     m->room = (struct text){at, r->room_length}, at += r->room_length;
     m->user = (struct text){at, r->user_length}, at += r->user_length;
     m->key = (struct text){at, r->key_length}, at += r->key_length;

@@ -15,7 +15,7 @@
 #include "chatd/ring.h"
 
 enum {
-    RING_LAYOUT = 4,
+    RING_LAYOUT = 6,
     RING_INBOX = 4096,          /* positions in a worker's inbox, a power of two */
     RING_MEMBERS_MAX = 1 << 20, /* rows of (room, user, worker) */
     RING_CHUNK = 1024,          /* rows whose memory is reserved at a time */
@@ -39,7 +39,9 @@ struct ring_record {
     uint64_t previous;          /* number before, in the same room */
     uint64_t previous_position; /* record before, in the same room; 0 none */
     uint64_t key_position;      /* record before, in the same key bucket; 0 none */
+    uint64_t ordinal;           /* messages appended so far, this one included */
     int64_t time_ms;
+    int64_t received_us; /* Unix time at which its publisher had read it; 0 unknown */
     uint8_t uid[MESSAGE_UID_SIZE];
     _Atomic uint64_t settled; /* number it stands under in the store, 0 its own */
     _Atomic uint64_t moved;   /* position of its second publication, 0 none */
@@ -56,6 +58,7 @@ struct ring_room {
     uint64_t seq;          /* highest number given */
     uint64_t position;     /* newest message, 0 none */
     int64_t time_ms;       /* of the newest message: time never falls within a room */
+    uint64_t forgotten;    /* ring_forget: records up to this number are not shown any more */
     uint64_t interested[RING_INTEREST_WORDS]; /* seats that subscribed */
 };
 
@@ -106,6 +109,7 @@ struct ring_header {
     _Atomic uint64_t head;
     _Atomic uint64_t tail;
     _Atomic uint64_t committed;
+    _Atomic uint64_t messages; /* appended since the ring was made */
     struct {
         uint32_t armed;
         uint32_t room;
@@ -159,6 +163,7 @@ struct ring_append {
     struct text head, tail; /* message: number and time go between; event: head alone */
     const uint8_t *uid;
     uint64_t replaces; /* 0, or the record whose second publication this is */
+    int64_t received_us;
 };
 /* Lock held. 0 when there is no place; else the position. */
 uint64_t ring_append(struct ring *ring, uint32_t room, const struct ring_append *append);

@@ -50,6 +50,24 @@ uint64_t ring_head(const struct ring *ring)
     return atomic_load_explicit(&ring->header->head, memory_order_acquire);
 }
 
+/* Every record knows how many messages there were with it: the first that waits tells what is behind it. */
+uint64_t ring_waiting(const struct ring *ring)
+{
+    uint64_t at = ring_committed(ring), messages, before;
+    const struct ring_record *r = ring_at(ring, at);
+
+    if (at >= ring_head(ring))
+        return 0;
+    if (r->kind == RING_PAD)
+        r = ring_at(ring, at + (ring->header->size - at % ring->header->size));
+    before = r->ordinal - (r->kind == RING_MESSAGE);
+    messages = atomic_load_explicit(&ring->header->messages, memory_order_relaxed);
+    atomic_thread_fence(memory_order_acquire);
+    if (at < atomic_load_explicit(&ring->header->tail, memory_order_relaxed))
+        return 0; /* committed and overwritten meanwhile */
+    return messages > before ? messages - before : 0;
+}
+
 bool ring_next(struct ring *ring, uint64_t *position, struct message *message)
 {
     uint64_t head = ring_head(ring);
@@ -78,7 +96,7 @@ bool ring_republish(struct ring *ring, const struct message *m, uint64_t highest
 {
     static const char MARK[] = ",\"time\":";
     struct ring_append append = {RING_MESSAGE, m->room,  m->user, m->key,
-                                 m->event,     m->event, m->uid,  m->position};
+                                 m->event,     m->event, m->uid,  m->position, m->received_us};
     const char *mark = memmem(m->event.data, m->event.length, MARK, sizeof(MARK) - 1);
     const char *number = mark, *rest = mark, *end = m->event.data + m->event.length;
     uint64_t copy = 0, interested[RING_INTEREST_WORDS] = {0};
@@ -115,6 +133,28 @@ bool ring_republish(struct ring *ring, const struct message *m, uint64_t highest
         if (interested[seat / 64] >> (seat % 64) & 1)
             ring_wake(ring, seat);
     return copy != 0;
+}
+
+void ring_forget(struct ring *ring, struct text room, uint64_t upto)
+{
+    uint32_t row;
+
+    ring_lock(ring);
+    row = roster_find(ring, room);
+    if (row != RING_NONE && ring->rooms[row].forgotten < upto)
+        ring->rooms[row].forgotten = upto;
+    ring_unlock(ring);
+}
+
+uint32_t ring_members(struct ring *ring, struct text room)
+{
+    uint32_t row, members;
+
+    ring_lock(ring);
+    row = roster_find(ring, room);
+    members = row == RING_NONE ? 0 : ring->rooms[row].members;
+    ring_unlock(ring);
+    return members;
 }
 
 void ring_commit(struct ring *ring, uint64_t position)

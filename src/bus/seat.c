@@ -32,6 +32,16 @@ size_t ring_wake_address(const struct ring *ring, unsigned seat, struct sockaddr
     return offsetof(struct sockaddr_un, sun_path) + 1 + strlen(address->sun_path + 1);
 }
 
+bool ring_speaks(const struct ring *ring)
+{
+    int first = 0;
+
+    while (first < ring->seat &&
+           atomic_load_explicit(&ring->seats[first].state, memory_order_relaxed) == RING_SEAT_FREE)
+        first++;
+    return first == ring->seat;
+}
+
 /* One datagram until the worker has looked into its inbox again. A receiver that is gone or whose queue is
  * full needs none. */
 void ring_wake(struct ring *ring, unsigned seat)

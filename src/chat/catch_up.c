@@ -44,7 +44,7 @@ static void deliver(struct room *room, const struct page *page)
 
         if (e->seq <= room->delivered)
             continue;
-        room_deliver(room, (struct text){page->bytes.data + e->offset, e->length});
+        room_deliver(room, (struct text){page->bytes.data + e->offset, e->length}, e->received_us);
         room->delivered = e->seq;
     }
 }

@@ -30,6 +30,7 @@ struct chat {
     uint32_t went_on;         /* rooms that went on with a gap since the last tick */
     struct buf scratch;       /* one answer at a time */
     int64_t now_ms;           /* monotonic, of the last text or tick */
+    int64_t read_us;          /* Unix time at which the text that is carried out was read */
     int64_t ticked_ms;        /* of the last tick */
 };
 
@@ -78,6 +79,8 @@ struct pending {
 /* session.c */
 struct text session_user(const struct session *session);
 void session_answer(struct session *session, const struct buf *json);
+/* An answer with so many messages of the past. */
+void session_replay(struct session *session, const struct buf *json, uint32_t messages);
 void session_refuse(struct session *session, struct text id, const char *code, const char *message);
 void session_retry(struct session *session, struct text id, const char *code, const char *message,
                    int64_t retry_ms);
@@ -148,7 +151,6 @@ struct room {
     uint64_t asked;        /* `seen` when the catch-up under way began */
     struct join *waiting, **waiting_end; /* for the room to be open; the end only while there are some */
     struct frame *turn;    /* this turn's message frames, one after the other */
-    uint32_t turn_messages;
     struct room *dirty_next;
     size_t name_length;
     char name[];
@@ -161,9 +163,10 @@ struct room *room_hold(struct chat *chat, struct text name); /* finds or makes *
 /* Starts, unless it has begun; joins that wait for it are answered, perhaps at once. */
 void room_open(struct room *room);
 void room_release(struct room *room);                        /* the opposite of room_hold: may free it */
-void room_deliver(struct room *room, struct text event);     /* into this turn's bytes */
-/* passing event, dropped for slow readers */
-void room_tell(struct room *room, struct text event, struct text except_user);
+/* Into this turn's bytes; received_us as in struct message. */
+void room_deliver(struct room *room, struct text event, int64_t received_us);
+/* Passing event, dropped for slow readers; returns how many members it was queued for. */
+uint32_t room_tell(struct room *room, struct text event, struct text except_user);
 void room_seal(struct room *room);      /* hands this turn's bytes so far to those who are members now */
 void room_record(struct room *room, const struct message *message);
 struct member *member_find(struct session *session, const struct room *room);

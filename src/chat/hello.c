@@ -5,15 +5,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "chatd/log.h"
 #include "chatd/names.h"
 #include "core.h"
 
 enum { HELLO_TEXTS_MAX = 64, HELLO_BYTES_MAX = 256 * 1024 }; /* that wait behind one hello */
 
+struct kept_text {
+    size_t length;
+    int64_t read_us;
+};
+
 struct hello {
     struct pending pending;
     uint32_t texts_count;
-    struct buf texts; /* each behind its length, a size_t */
+    struct buf texts; /* each behind its struct kept_text */
     uint8_t user_length; /* 0: none given */
     char user[MESSAGE_USER_MAX];
 };
@@ -24,6 +30,7 @@ static void welcome(struct session *session, struct text id, const char *token,
 {
     const struct config *config = session->chat->config;
     struct buf *out = &session->chat->scratch;
+    char connection[CONN_ID_SIZE];
 
     out->length = 0;
     proto_begin(out, "welcome", id);
@@ -36,11 +43,24 @@ static void welcome(struct session *session, struct text id, const char *token,
     }
     if (resumed && resumed->room_count > 0)
         buf_add_literal(out, "]");
+    conn_id_text(conn_id(session->conn), connection);
+    proto_member(out, "connection", (struct text){connection, strlen(connection)});
     buf_printf(
         out, ",\"limits\":{\"text\":%lld,\"join\":%lld,\"history\":%lld,\"message\":%lld,\"rooms\":%lld}}",
         (long long)config->max_text_bytes, (long long)config->join_limit, (long long)config->history_limit,
         (long long)config->max_message_bytes, (long long)config->max_rooms_per_connection);
     session_answer(session, out);
+}
+
+static void log_sign_in(const struct session *session, bool resumed)
+{
+    char connection[CONN_ID_SIZE];
+
+    if (!log_wants(LOG_DEBUG))
+        return;
+    conn_id_text(conn_id(session->conn), connection);
+    log_debug("signed_in", "connection=%s user=%.*s resumed=%s", connection, (int)session->user_length,
+              session->user, resumed ? "yes" : "no");
 }
 
 /* `resumed` is the session that goes on, NULL for a new one. */
@@ -65,6 +85,7 @@ static void sign_in(struct session *session, struct text user, struct text id,
     }
     session_keep(session);
     store_seen(chat->store, session_user(session));
+    log_sign_in(session, resumed != NULL);
     welcome(session, id, token, resumed);
     for (uint32_t i = 0; resumed && i < resumed->room_count; i++)
         join_resumed(session, resumed->rooms[i]);
@@ -86,15 +107,16 @@ static void refuse_nobody(struct session *session, struct text id)
 }
 
 /* Each may be another hello, after a refused one: then the rest waits behind that. */
-static void carry_out_texts(struct conn *conn, const struct buf *texts)
+static void carry_out_texts(struct chat *chat, struct conn *conn, const struct buf *texts)
 {
     for (size_t at = 0; at < texts->length;) {
-        size_t length;
+        struct kept_text kept;
 
-        memcpy(&length, texts->data + at, sizeof(length));
-        at += sizeof(length);
-        session_text(conn, texts->data + at, length);
-        at += length;
+        memcpy(&kept, texts->data + at, sizeof(kept));
+        at += sizeof(kept);
+        chat->read_us = kept.read_us;
+        session_text(conn, texts->data + at, kept.length);
+        at += kept.length;
     }
 }
 
@@ -126,13 +148,14 @@ static void on_found(void *arg, const struct sessions_found *found)
     struct hello *hello = arg;
     struct session *session = hello->pending.session;
     struct conn *conn = session ? session->conn : NULL;
+    struct chat *chat = session ? session->chat : NULL;
     char *id = hello->pending.id;
 
     hello->pending.id = NULL;
     pending_end(&hello->pending);
     if (conn && !session->going_away) {
         answer(hello, session, (struct text){id, id ? strlen(id) : 0}, found);
-        carry_out_texts(conn, &hello->texts);
+        carry_out_texts(chat, conn, &hello->texts);
     }
     free(id);
     buf_deinit(&hello->texts);
@@ -158,19 +181,22 @@ static void look_up(struct session *session, const struct command *command)
 void hello_keep(struct session *session, const char *text, size_t length)
 {
     struct hello *hello = (struct hello *)session->pendings; /* nothing else waits before the welcome */
+    struct kept_text kept = {length, session->chat->read_us};
     struct command command;
     struct refusal refusal;
 
     if (hello->texts_count < HELLO_TEXTS_MAX && hello->texts.length + length <= HELLO_BYTES_MAX) {
         hello->texts_count++;
-        buf_add(&hello->texts, &length, sizeof(length));
+        buf_add(&hello->texts, &kept, sizeof(kept));
         buf_add(&hello->texts, text, length);
         return;
     }
-    if (proto_parse(text, length, &command, &refusal))
+    if (proto_parse(text, length, &command, &refusal)) {
+        metrics_add(limited_total[METRICS_LIMIT_pending], 1);
         session_retry(session, command.id, "overloaded", "too many commands wait for the welcome", 1000);
-    else
+    } else {
         session_refuse(session, command.id, refusal.code, refusal.message);
+    }
     proto_free(&command);
 }
 

@@ -134,7 +134,7 @@ static void finish(struct join *join)
         buf_add_literal(out, ",\"messages\":");
         page_json(&join->page, first, out);
         buf_add_string(out, join->incomplete ? ",\"complete\":false}" : ",\"complete\":true}");
-        session_answer(session, out);
+        session_replay(session, out, join->page.count - first);
     }
     if (!join->again && !join->resumed)
         sessions_room(session->chat->sessions, session_user(session), session->id, room_name(join->room),
@@ -158,6 +158,9 @@ static void on_replayed(void *arg, enum store_status status, const struct page *
     }
     page_append(&join->page, page);
     join->incomplete = join->incomplete || pending;
+    /* Of what came after `since` something was deleted. */
+    if (join->mode == JOIN_SINCE && page->gone > join->above)
+        join->incomplete = true;
     /* `recent` asks for no more than so many: that there are older ones is no news. */
     if (more && join->capped)
         join->incomplete = true;
@@ -347,7 +350,10 @@ static bool too_many_rooms(const struct session *session)
 {
     int64_t most = session->chat->config->max_rooms_per_connection;
 
-    return most > 0 && session->member_count >= most;
+    if (most <= 0 || session->member_count < most)
+        return false;
+    metrics_add(limited_total[METRICS_LIMIT_rooms], 1);
+    return true;
 }
 
 void join_command(struct session *session, const struct command *command)
@@ -381,7 +387,7 @@ void join_resumed(struct session *session, struct text room)
 {
     struct join *join;
 
-    if (too_many_rooms(session) || !name_room_valid(room.data, room.length))
+    if (!name_room_valid(room.data, room.length) || too_many_rooms(session))
         return;
     join = join_new();
     join->mode = JOIN_PLAIN;

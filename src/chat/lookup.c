@@ -74,7 +74,7 @@ static void on_history(void *arg, enum store_status status, const struct page *p
         buf_add_literal(out, ",\"messages\":");
         page_json(page, first, out);
         buf_add_string(out, more || first > 0 ? ",\"more\":true}" : ",\"more\":false}");
-        answer(lookup, out);
+        session_replay(lookup->pending.session, out, page->count - first);
     }
     lookup_free(lookup);
 }

@@ -27,14 +27,15 @@ void presence_event(struct room *room, struct text user, struct text event)
 {
     struct buf *out = &room->chat->scratch;
 
-    if (event.length > 0 && event.data[event.length - 1] == ':') {
-        out->length = 0;
-        buf_add(out, event.data, event.length);
-        buf_add_u64(out, bus_count(room->chat->bus, room_name(room)));
-        buf_add_literal(out, "}");
-        event = (struct text){out->data, out->length};
+    if (event.length == 0 || event.data[event.length - 1] != ':') {
+        metrics_add(typing_events_total, room_tell(room, event, user));
+        return;
     }
-    room_tell(room, event, user);
+    out->length = 0;
+    buf_add(out, event.data, event.length);
+    buf_add_u64(out, bus_count(room->chat->bus, room_name(room)));
+    buf_add_literal(out, "}");
+    metrics_add(presence_events_total, room_tell(room, (struct text){out->data, out->length}, user));
 }
 
 static void tell_count(struct room *room, uint32_t members)
@@ -47,7 +48,8 @@ static void tell_count(struct room *room, uint32_t members)
     buf_add_literal(out, ",\"event\":\"count\"");
     proto_number(out, "members", members);
     buf_add_literal(out, "}");
-    room_tell(room, (struct text){out->data, out->length}, (struct text){"", 0});
+    metrics_add(presence_events_total,
+                room_tell(room, (struct text){out->data, out->length}, (struct text){"", 0}));
 }
 
 void presence_tick(struct chat *chat)
@@ -78,6 +80,7 @@ void typing_command(struct session *session, const struct command *command)
     wait_ms = limit_take(chat->limit, LIMIT_TYPING, session->user, session->user_length,
                          chat->config->typing_rate_limit, chat->now_ms);
     if (wait_ms > 0) {
+        metrics_add(limited_total[METRICS_LIMIT_typing], 1);
         session_retry(session, command->id, "rate_limited", "too many typing events of this user", wait_ms);
         return;
     }

@@ -232,3 +232,17 @@ void proto_message_tail(struct buf *buf, struct text user, struct text text, str
         proto_member(buf, "key", key);
     buf_add_literal(buf, "}");
 }
+
+/* A room's name has no quotes in it, so the first place that looks like it is the one. */
+int64_t proto_message_time(struct text event)
+{
+    static const char mark[] = ",\"time\":";
+    const char *at = memmem(event.data, event.length, mark, strlen(mark)), *end = event.data + event.length;
+    int64_t time_ms = 0;
+
+    if (!at)
+        return 0;
+    for (at += strlen(mark); at < end && *at >= '0' && *at <= '9' && time_ms < INT64_MAX / 100; at++)
+        time_ms = time_ms * 10 + (*at - '0');
+    return time_ms;
+}

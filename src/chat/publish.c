@@ -32,7 +32,7 @@ static void acknowledge(struct publishing *p, uint64_t seq)
     struct session *session = p->pending.session;
     struct buf *out = &p->chat->scratch;
 
-    if (!session || !p->pending.id)
+    if (!session || !p->pending.id || conn_closing(session->conn))
         return;
     out->length = 0;
     proto_begin(out, "ack", pending_id(&p->pending));
@@ -73,6 +73,7 @@ static void on_stored(void *arg, enum store_status status, uint64_t seq)
     /* Its number is void now. Members have seen it: whoever sent it may be gone, it isn't dropped any
      * more. */
     p->publish.instead_of = p->published.seq;
+    p->publish.number = 0;
     p->publish.uid = p->published.uid;
     p->publish.wanted = NULL;
     publish(p);
@@ -129,7 +130,9 @@ static void on_published(void *arg, enum bus_status status, const struct message
 
     switch (status) {
     case BUS_OK:
-        metrics_add(messages_total, 1);
+        /* One that was published before was counted then. */
+        if (!p->done && p->publish.instead_of == 0)
+            metrics_add(messages_total, 1);
         commit(p, message);
         break;
     case BUS_DUPLICATE:
@@ -191,7 +194,8 @@ static struct publishing *publishing_of(struct session *session, const struct co
 {
     struct buf *out = &session->chat->scratch;
     struct bus_publish publish = {.room = command->room, .user = session_user(session), .key = command->key,
-                                  .retry = command->retry, .wanted = has_sender};
+                                  .received_us = session->chat->read_us, .retry = command->retry,
+                                  .wanted = has_sender};
 
     out->length = 0;
     proto_message_head(out, command->room);
@@ -232,14 +236,17 @@ static bool admit(struct session *session, const struct command *command)
     int64_t wait_ms;
 
     if (store_full(session->chat->store)) {
+        metrics_add(limited_total[METRICS_LIMIT_store_queue], 1);
         session_retry(session, command->id, "overloaded",
                       "the store is behind: messages can't be taken for the moment", 1000);
         return false;
     }
     wait_ms = limit_take(session->chat->limit, LIMIT_MESSAGE, session->user, session->user_length,
                          session->chat->config->message_rate_limit, session->chat->now_ms);
-    if (wait_ms > 0)
+    if (wait_ms > 0) {
+        metrics_add(limited_total[METRICS_LIMIT_messages], 1);
         session_retry(session, command->id, "rate_limited", "too many messages of this user", wait_ms);
+    }
     return wait_ms == 0;
 }
 
@@ -297,7 +304,9 @@ bool publish_again(struct chat *chat, const struct message *message, bool is_voi
                    void *done_arg)
 {
     struct bus_publish publish = {.room = message->room, .user = message->user, .key = message->key,
-                                  .retry = true, .instead_of = is_void ? message->seq : 0};
+                                  .received_us = message->received_us, .retry = true,
+                                  .instead_of = is_void ? message->seq : 0,
+                                  .number = is_void ? 0 : message->seq};
     struct publishing *p;
 
     if (!split(message, &publish.head, &publish.tail))

@@ -41,6 +41,7 @@ static void on_stored(void *arg, enum store_status status, const struct page *pa
     if (status == STORE_OK) {
         page_append(&merged, page);
         page_append(&merged, &r->window);
+        merged.gone = page->gone;
     }
     finish(r, status, &merged, more);
     page_deinit(&merged);

@@ -130,17 +130,11 @@ static void grow_turn(struct room *room, size_t more)
 
     while (capacity < (turn ? turn->length : 0) + more)
         capacity *= 2;
-    if (turn && capacity == turn->capacity)
-        return;
-    room->turn = frame_new(capacity);
-    if (turn) {
-        memcpy(room->turn->data, turn->data, turn->length);
-        room->turn->length = turn->length;
-        frame_unref(turn);
-    }
+    room->turn = turn ? frame_grow(turn, capacity) : frame_new(capacity);
 }
 
-void room_deliver(struct room *room, struct text event)
+/* What comes from the store has only the time at which it got its number. */
+void room_deliver(struct room *room, struct text event, int64_t received_us)
 {
     struct chat *chat = room->chat;
 
@@ -150,7 +144,7 @@ void room_deliver(struct room *room, struct text event)
         room_seal(room);
     grow_turn(room, event.length + FRAME_HEADER_MAX);
     frame_add_text(room->turn, event.data, event.length);
-    room->turn_messages++;
+    frame_stamp(room->turn, received_us > 0 ? received_us : proto_message_time(event) * 1000);
     if (!room->dirty) {
         room->dirty = true;
         room->dirty_next = chat->dirty;
@@ -167,8 +161,6 @@ void room_seal(struct room *room)
     room->turn = NULL;
     for (uint32_t i = 0; i < room->live_count; i++)
         conn_send(room->live[i].conn, turn);
-    metrics_add(deliveries_total, (int64_t)room->turn_messages * room->live_count);
-    room->turn_messages = 0;
     frame_unref(turn);
 }
 
@@ -188,23 +180,32 @@ void chat_turn(struct chat *chat)
 }
 
 /* Typing and presence are the first thing a slow reader goes without. */
-void room_tell(struct room *room, struct text event, struct text except_user)
+uint32_t room_tell(struct room *room, struct text event, struct text except_user)
 {
     size_t most = (size_t)room->chat->config->send_queue_bytes / 4;
     struct frame *frame = NULL;
+    uint32_t told = 0, dropped = 0;
 
     for (uint32_t i = 0; i < room->live_count; i++) {
         const struct session *session = room->live[i].member->session;
 
-        if (conn_queued(room->live[i].conn) > most ||
+        if (conn_closing(session->conn) ||
             (session->user_length == except_user.length &&
              memcmp(session->user, except_user.data, except_user.length) == 0))
             continue;
+        if (conn_queued(session->conn) > most) {
+            dropped++;
+            continue;
+        }
         if (!frame)
             frame = frame_text(event.data, event.length);
-        conn_send(room->live[i].conn, frame);
+        conn_send(session->conn, frame);
+        told++;
     }
     frame_unref(frame);
+    if (dropped > 0)
+        metrics_add(events_dropped_total, dropped);
+    return told;
 }
 
 void room_record(struct room *room, const struct message *message)
@@ -218,7 +219,7 @@ void room_record(struct room *room, const struct message *message)
         catch_up_start(room);
         return;
     }
-    room_deliver(room, message->event);
+    room_deliver(room, message->event, message->received_us);
     room->delivered = message->seq;
 }
 
@@ -257,6 +258,7 @@ void member_live(struct member *member)
     }
     member->index = room->live_count++;
     room->live[member->index] = (struct live){member->session->conn, member};
+    metrics_add(memberships, 1);
 }
 
 void member_suspend(struct member *member)
@@ -269,6 +271,7 @@ void member_suspend(struct member *member)
     room->live[member->index] = room->live[--room->live_count];
     room->live[member->index].member->index = member->index;
     member->index = MEMBER_OUTSIDE;
+    metrics_add(memberships, -1);
 }
 
 void member_free(struct member *member)

@@ -25,11 +25,21 @@ void session_answer(struct session *session, const struct buf *json)
     conn_send_text(session->conn, json->data, json->length);
 }
 
+void session_replay(struct session *session, const struct buf *json, uint32_t messages)
+{
+    if (conn_closing(session->conn))
+        return;
+    session_answer(session, json);
+    metrics_add(replayed_total, messages);
+}
+
 static void send_error(struct session *session, struct text id, const char *code, const char *message,
                        int64_t retry_ms)
 {
     struct buf *out = &session->chat->scratch;
 
+    if (conn_closing(session->conn))
+        return;
     out->length = 0;
     proto_error(out, id, code, message, retry_ms);
     session_answer(session, out);
@@ -49,8 +59,10 @@ void session_refuse(struct session *session, struct text id, const char *code, c
     }
     if (session->refusals < UINT32_MAX)
         session->refusals++;
-    if (limit->count > 0 && session->refusals > limit->count)
-        conn_close(session->conn, CLOSE_ABUSE);
+    if (limit->count <= 0 || session->refusals <= limit->count || conn_closing(session->conn))
+        return;
+    metrics_add(limited_total[METRICS_LIMIT_abuse], 1);
+    conn_close(session->conn, CLOSE_ABUSE);
 }
 
 void session_retry(struct session *session, struct text id, const char *code, const char *message,
@@ -62,6 +74,7 @@ void session_retry(struct session *session, struct text id, const char *code, co
 bool pending_start(struct pending *pending, struct session *session, struct text id)
 {
     if (session->pending_count >= session->chat->config->max_pending_per_connection) {
+        metrics_add(limited_total[METRICS_LIMIT_pending], 1);
         session_retry(session, id, "overloaded", "too many commands of this connection wait for their answer",
                       1000);
         return false;
@@ -148,6 +161,7 @@ void session_keep_some(struct chat *chat, int64_t passed_ms)
         keep_no_more(chat, session);
         keep_last(chat, session);
         sessions_keep(chat->sessions, session_user(session), session->id);
+        store_seen(chat->store, session_user(session));
     }
 }
 
@@ -311,6 +325,7 @@ void session_text(struct conn *conn, const char *text, size_t length)
 void chat_text(struct chat *chat, struct conn *conn, const char *text, size_t length)
 {
     chat->now_ms = clock_monotonic_ms();
+    chat->read_us = conn_read_us(conn);
     session_text(conn, text, length);
 }
 

@@ -12,6 +12,12 @@ void answer_json(struct conn *conn, int status, struct buf *json)
     buf_deinit(json);
 }
 
+void answer_varying(struct conn *conn, const char *type, struct buf *body)
+{
+    http_respond(conn, 200, type, "Vary: Accept\r\n" ANSWER_HEADERS, body->data, body->length);
+    buf_deinit(body);
+}
+
 void answer_error(struct conn *conn, int status, const char *headers, const char *code, const char *message)
 {
     struct buf lines = BUF_INIT;

@@ -8,6 +8,9 @@
 /* Sends `json` and frees it: the caller's buffer is empty afterwards. */
 void answer_json(struct conn *conn, int status, struct buf *json);
 
+/* The same with 200 for an answer in one of several types, chosen by Accept. */
+void answer_varying(struct conn *conn, const char *type, struct buf *body);
+
 /* http_respond_error with the headers that all of these have; `headers` is NULL or more of them. */
 void answer_error(struct conn *conn, int status, const char *headers, const char *code, const char *message);
 

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "chatd/clock.h"
 #include "chatd/log.h"
 #include "chatd/metrics.h"
 #include "internal.h"
@@ -50,7 +51,7 @@ void conn_accept(struct net *net, int fd)
     }
     conn->net = net;
     conn->fd = fd;
-    conn->id = net->ids++;
+    conn->id = net->last_id = conn_id_next(net->last_id);
     conn->heard = conn->since = net_now(net);
     if (net->count == net->capacity) {
         net->capacity = net->capacity > 0 ? net->capacity + net->capacity / 2 : 64;
@@ -93,11 +94,38 @@ void conn_detach(struct conn *conn, enum close_reason reason)
     if (!(conn->flags & FLAG_ATTACHED))
         return;
     conn->flags &= (uint8_t)~FLAG_ATTACHED;
-    if (conn->flags & FLAG_UPGRADED)
+    if (conn->flags & FLAG_UPGRADED) {
         metrics_add(connections, -1);
-    log_debug("conn_closed", "conn=%llu reason=%s", (unsigned long long)conn->id, close_reason_word(reason));
+        metrics_add(closes_total[reason], 1);
+        conn_log_closed(conn, reason, close_codes[reason]);
+    }
     net->told = true;
     net->handler.on_close(net->handler.arg, conn, reason);
+}
+
+/* What the queue looks like after it was written to, or given up. */
+static void note_queue(struct conn *conn)
+{
+    if (conn->queue.count > 0) {
+        if (conn->behind == 0)
+            conn->behind = net_now(conn->net) | 1;
+        return;
+    }
+    conn->behind = 0;
+    if (conn->slow)
+        metrics_add(slow_readers, -1);
+    conn->slow = 0;
+}
+
+/* Why an HTTP connection ends: that nobody asks any more is no fault. */
+static enum close_reason http_reason(const struct conn *conn, enum close_reason reason)
+{
+    bool over = conn->state == CONN_LINGER || (conn->state == CONN_READ && conn->flags & FLAG_SERVED &&
+                                               conn->http == NULL);
+
+    if (conn->state == CONN_CLOSING)
+        return conn->reason;
+    return over ? CLOSE_HTTP : reason;
 }
 
 void conn_finish(struct conn *conn, enum close_reason reason)
@@ -105,16 +133,19 @@ void conn_finish(struct conn *conn, enum close_reason reason)
     struct net *net = conn->net;
     if (conn->state == CONN_CLOSED)
         return;
+    if (!(conn->flags & FLAG_UPGRADED)) {
+        metrics_add(http_connections, -1);
+        metrics_add(closes_total[http_reason(conn, reason)], 1);
+    }
     conn->state = CONN_CLOSED;
     /* Out of the table first: the handler may call net_close, which goes on until the table is empty. */
     struct conn *last = net->table[--net->count];
     net->table[conn->index] = last;
     last->index = conn->index;
     conn_detach(conn, reason);
-    if (!(conn->flags & FLAG_UPGRADED))
-        metrics_add(http_connections, -1);
     net->queued -= conn->queue.bytes;
     outq_clear(&conn->queue);
+    note_queue(conn);
     /* From uv_close on libuv doesn't look at the descriptor any more. The memory is its until on_closed. */
     uv_close((uv_handle_t *)&conn->poll, on_closed);
     close(conn->fd);
@@ -146,6 +177,7 @@ static void begin_close(struct conn *conn)
         return;
     if (conn->reason == CLOSE_SLOW) {
         metrics_add(slow_closed_total, 1);
+        metrics_add(limited_total[METRICS_LIMIT_send_queue], 1);
         conn->net->queued -= conn->queue.bytes;
         outq_drop_unsent(&conn->queue);
         conn->net->queued += conn->queue.bytes;
@@ -171,6 +203,8 @@ static void drained(struct conn *conn)
 void conn_flush(struct conn *conn)
 {
     struct net *net = conn->net;
+    bool rests = false;
+
     if (conn->state == CONN_CLOSING && !(conn->flags & FLAG_CLOSE_BEGUN))
         begin_close(conn);
     if (conn->state == CONN_CLOSED)
@@ -186,10 +220,14 @@ void conn_flush(struct conn *conn)
         /* A slow download is not a silent client. */
         if (conn->state == CONN_ANSWER && conn->queue.bytes < before)
             conn->since = net_now(net);
+        note_queue(conn);
+        /* A read buffer full of requests must not hold up the loop: the next one is for the next turn, which
+         * comes at once, since there is room to write. */
+        rests = conn->queue.count == 0 && conn->state == CONN_ANSWER && http_pipelined(conn);
     }
-    if (conn->queue.count == 0)
+    if (conn->queue.count == 0 && !rests)
         drained(conn);
-    watch(conn, conn->queue.count > 0 && !(conn->flags & FLAG_DIRTY));
+    watch(conn, rests || (conn->queue.count > 0 && !(conn->flags & FLAG_DIRTY)));
 }
 
 static void on_message(void *arg, bool text, const char *data, size_t length)
@@ -198,6 +236,7 @@ static void on_message(void *arg, bool text, const char *data, size_t length)
     const struct net_handler *handler = &conn->net->handler;
     if (conn->state != CONN_OPEN)
         return; /* only the peer's close frame counts now */
+    conn->messages++;
     if (text)
         handler->on_text(handler->arg, conn, data, length);
     else if (handler->on_binary != NULL)
@@ -250,6 +289,7 @@ static void on_readable(struct conn *conn)
         return;
     }
     metrics_add(bytes_in_total, length);
+    net->read_us = clock_wall_us();
     conn->heard = net_now(net);
     conn->flags &= (uint8_t)~FLAG_PINGED;
     if (conn->state == CONN_READ)
@@ -281,9 +321,11 @@ void conn_upgrade(struct conn *conn)
     conn->state = CONN_OPEN;
     conn->flags |= FLAG_UPGRADED | FLAG_ATTACHED;
     conn->ws = NULL;
+    conn->opened_s = net_seconds(conn->net);
+    conn_log_opened(conn);
     metrics_add(http_connections, -1);
     metrics_add(connections, 1);
-    metrics_add(connections_total, 1);
+    metrics_add(connections_opened_total, 1);
 }
 
 static void sweep_open(struct conn *conn)
@@ -305,12 +347,17 @@ void conn_sweep(struct conn *conn)
 {
     const struct net *net = conn->net;
     uint32_t waited = net_now(net) - conn->since;
+    if (conn->behind != 0 && !conn->slow && conn->flags & FLAG_UPGRADED &&
+        net_now(net) - conn->behind > NET_SLOW_MS) {
+        conn->slow = 1;
+        metrics_add(slow_readers, 1);
+    }
     switch ((enum conn_state)conn->state) {
     case CONN_OPEN:
         sweep_open(conn);
         break;
     case CONN_READ:
-        if (waited >= net->config->handshake_timeout)
+        if (waited >= net->config->handshake_timeout || (net->stopping && waited >= NET_LAST_MS))
             http_timeout(conn);
         break;
     case CONN_ANSWER:
@@ -323,6 +370,9 @@ void conn_sweep(struct conn *conn)
             conn_finish(conn, conn->reason);
         break;
     case CONN_HANDLE: /* the handler owes an answer and knows its own limits */
+        if (net->held && !(conn->flags & FLAG_ATTACHED) && waited >= net->config->handshake_timeout)
+            http_release(conn, false);
+        break;
     case CONN_CLOSED:
         break;
     }
@@ -384,6 +434,11 @@ void conn_send_text(struct conn *conn, const char *text, size_t length)
     struct frame *frame = frame_text(text, length);
     conn_send(conn, frame);
     frame_unref(frame);
+}
+
+int64_t conn_read_us(const struct conn *conn)
+{
+    return conn->net->read_us;
 }
 
 size_t conn_queued(const struct conn *conn)

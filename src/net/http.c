@@ -10,9 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
 #include "chatd/buf.h"
+#include "chatd/log.h"
 #include "chatd/metrics.h"
+#include "gzip.h"
 #include "handshake.h"
 #include "internal.h"
 
@@ -31,7 +34,9 @@ struct http {
     uint32_t line_bytes; /* of the present line of the head, without its CR LF */
     uint8_t piece;       /* what http_parser gave last */
     char last;           /* the byte before */
+    uint8_t coding;      /* enum http_coding, once the head was read */
     bool any_line;       /* a line with something in it came: the next empty one ends the head */
+    bool target_done;    /* so did its line break */
     bool head_done;
     bool complete;
     bool keep;
@@ -131,7 +136,8 @@ static int on_headers_complete(http_parser *parser)
     http->head_done = true;
     http->keep = http_should_keep_alive(parser);
     if (parser->http_major != 1)
-        return refuse(http, 400, "bad_request", "HTTP/1.0 and HTTP/1.1 are spoken here");
+        return refuse(http, parser->http_major > 1 ? 505 : 400, "bad_request",
+                      "HTTP/1.0 and HTTP/1.1 are spoken here");
     if (parser->flags & F_CONTENTLENGTH && parser->content_length > NET_BODY_MAX)
         return refuse(http, 413, "too_large", "the body is too large");
     return 0;
@@ -207,6 +213,7 @@ static size_t check_lines(struct http *http, const char *data, size_t length, bo
             if (*end)
                 return i + 1;
             http->line_bytes = 0;
+            http->target_done = http->any_line;
         } else if (c != '\r') {
             http->line_bytes++;
             http->any_line = true;
@@ -240,7 +247,8 @@ static size_t parse(struct http *http, const char *data, size_t length, size_t h
         if (http->status == 0 && http->head_done != end)
             refuse(http, 400, "bad_request", "the head is not well-formed");
         if (http->status == 0 && !end && used == room && used < length)
-            refuse(http, 431, "head_too_large", "the request head is too large");
+            refuse(http, http->target_done ? 431 : 414, "head_too_large",
+                   http->target_done ? "the request head is too large" : "the request target is too long");
     }
     if (http->status == 0 && http->head_done && !http->complete && used < length)
         used += execute(http, data + used, length - used);
@@ -262,10 +270,33 @@ static void make_request(struct http *http, struct http_request *request)
     }
 }
 
+/* An answer in the making. */
+struct answer {
+    int status;
+    const char *type;    /* NULL: none */
+    const char *headers; /* NULL or finished lines */
+    const void *body;
+    size_t length;
+    bool keep;  /* the connection goes on behind it */
+    bool plain; /* not to be compressed */
+};
+
 static void add_head(struct buf *out, int status, bool keep)
 {
     buf_printf(out, "HTTP/1.1 %d %s\r\n", status, http_status_str((enum http_status)status));
     buf_printf(out, "Connection: %s\r\n", status == 101 ? "Upgrade" : keep ? "keep-alive" : "close");
+}
+
+/* RFC 9110 section 6.6.1. */
+static void add_date(struct buf *out)
+{
+    static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    time_t now = time(NULL);
+    struct tm utc;
+
+    gmtime_r(&now, &utc);
+    buf_printf(out, "Date: %.3s, %02d %.3s %d %02d:%02d:%02d GMT\r\n", days + 3 * utc.tm_wday, utc.tm_mday,
+               months + 3 * utc.tm_mon, utc.tm_year + 1900, utc.tm_hour, utc.tm_min, utc.tm_sec);
 }
 
 static void queue_answer(struct conn *conn, const struct buf *head, const void *body, size_t length)
@@ -277,24 +308,59 @@ static void queue_answer(struct conn *conn, const struct buf *head, const void *
     frame_unref(frame);
 }
 
-static void answer(struct conn *conn, int status, const char *type, const char *headers, const void *body,
-                   size_t length, bool keep)
+static bool is_text(const char *type)
 {
+    return strncmp(type, "text/", 5) == 0 || strncmp(type, "application/json", 16) == 0 ||
+           strncmp(type, "application/openmetrics-text", 28) == 0;
+}
+
+static void count_packed(size_t before, size_t after)
+{
+    metrics_add(http_compressed_total, 1);
+    metrics_add(http_uncompressed_bytes_total, before);
+    metrics_add(http_compressed_bytes_total, after);
+}
+
+/* Puts the head together and queues it with the body, which is compressed already or isn't to be. */
+static void answer_bytes(struct conn *conn, const struct answer *answer, const char *extra,
+                         const void *body, size_t length)
+{
+    bool bare = answer->status == 204 || answer->status == 304; /* RFC 9110 section 8.6 */
     struct buf head = BUF_INIT;
-    add_head(&head, status, keep);
-    if (type != NULL)
-        buf_printf(&head, "Content-Type: %s\r\n", type);
-    if (status != 204 && status != 304) /* RFC 9110 section 8.6 */
+    add_head(&head, answer->status, answer->keep);
+    add_date(&head);
+    if (answer->type != NULL)
+        buf_printf(&head, "Content-Type: %s\r\n", answer->type);
+    if (!bare)
         buf_printf(&head, "Content-Length: %zu\r\n", length);
-    buf_add_string(&head, headers != NULL ? headers : "");
+    buf_add_string(&head, extra);
+    buf_add_string(&head, answer->headers != NULL ? answer->headers : "");
     buf_add_literal(&head, "\r\n");
-    bool bare =
-        status == 204 || status == 304 || (conn->http != NULL && conn->http->parser.method == HTTP_HEAD);
+    bare = bare || (conn->http != NULL && conn->http->parser.method == HTTP_HEAD);
     queue_answer(conn, &head, body, bare ? 0 : length);
     buf_deinit(&head);
+    metrics_add(http_requests_total, 1);
     conn->state = CONN_ANSWER;
     conn->since = net_now(conn->net);
-    conn->flags |= (uint8_t)(FLAG_SERVED | (keep ? 0 : FLAG_LAST));
+    conn->flags |= (uint8_t)(FLAG_SERVED | (answer->keep ? 0 : FLAG_LAST));
+}
+
+static void send_answer(struct conn *conn, const struct answer *answer)
+{
+    enum http_coding coding = conn->http != NULL ? (enum http_coding)conn->http->coding : HTTP_IDENTITY;
+    bool varies = answer->type != NULL && is_text(answer->type) && !answer->plain;
+    size_t packed;
+    char *bytes =
+        varies ? gzip_pack(&conn->net->gzip, coding, answer->body, answer->length, &packed) : NULL;
+
+    if (bytes != NULL) {
+        if (conn->http->parser.method != HTTP_HEAD)
+            count_packed(answer->length, packed);
+        answer_bytes(conn, answer, "Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n", bytes, packed);
+    } else {
+        answer_bytes(conn, answer, varies ? "Vary: Accept-Encoding\r\n" : "", answer->body, answer->length);
+    }
+    free(bytes);
 }
 
 static void answer_error(struct conn *conn, int status, const char *headers, const char *code,
@@ -306,7 +372,8 @@ static void answer_error(struct conn *conn, int status, const char *headers, con
     buf_add_literal(&body, ",\"message\":");
     buf_add_json(&body, message, strlen(message));
     buf_add_literal(&body, "}}");
-    answer(conn, status, "application/json", headers, body.data, body.length, keep);
+    send_answer(conn, &(struct answer){status, "application/json", headers, body.data, body.length, keep,
+                                       false});
     buf_deinit(&body);
 }
 
@@ -314,7 +381,11 @@ static void answer_error(struct conn *conn, int status, const char *headers, con
 static void refuse_request(struct conn *conn, int status, const char *code, const char *message)
 {
     metrics_add(refused_total[metrics_refusal_of(code)], 1);
-    answer_error(conn, status, status == 426 ? "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n" : NULL,
+    conn_log_refused(conn, status, code);
+    answer_error(conn, status,
+                 status == 426   ? "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n"
+                 : status == 503 ? "Retry-After: 1\r\n"
+                                 : NULL,
                  code, message, false);
 }
 
@@ -323,22 +394,34 @@ static bool keeps(const struct conn *conn)
     return conn->http->keep && !conn->net->stopping;
 }
 
+/* False when nobody waits for an answer. */
+static bool take_request(struct conn *conn)
+{
+    if (conn->state != CONN_HANDLE)
+        return false;
+    conn->flags &= (uint8_t)~FLAG_ATTACHED;
+    return true;
+}
+
 void http_respond(struct conn *conn, int status, const char *type, const char *headers, const void *body,
                   size_t length)
 {
-    if (conn->state != CONN_HANDLE)
-        return;
-    conn->flags &= (uint8_t)~FLAG_ATTACHED;
-    answer(conn, status, type, headers, body, length, keeps(conn));
+    if (take_request(conn))
+        send_answer(conn, &(struct answer){status, type, headers, body, length, keeps(conn), false});
+}
+
+void http_respond_plain(struct conn *conn, int status, const char *type, const char *headers,
+                        const void *body, size_t length)
+{
+    if (take_request(conn))
+        send_answer(conn, &(struct answer){status, type, headers, body, length, keeps(conn), true});
 }
 
 void http_respond_error(struct conn *conn, int status, const char *headers, const char *code,
                         const char *message)
 {
-    if (conn->state != CONN_HANDLE)
-        return;
-    conn->flags &= (uint8_t)~FLAG_ATTACHED;
-    answer_error(conn, status, headers, code, message, keeps(conn));
+    if (take_request(conn))
+        answer_error(conn, status, headers, code, message, keeps(conn));
 }
 
 static void upgrade(struct conn *conn, const struct http_request *request)
@@ -371,21 +454,57 @@ static void upgrade(struct conn *conn, const struct http_request *request)
     handler->on_open(handler->arg, conn);
 }
 
-static void dispatch(struct conn *conn)
+/* The request is whole; `data` came behind it. */
+static void carry_out(struct conn *conn, const struct http_request *request, const char *data, size_t length)
 {
     const struct net_handler *handler = &conn->net->handler;
-    struct http_request request;
-    make_request(conn->http, &request);
-    if (handshake_wanted(&request)) {
-        upgrade(conn, &request);
-    } else if (http_header_count(&request, "host") != 1 &&
-               (request.minor > 0 || http_header(&request, "host"))) {
+    struct http *http = conn->http;
+    if (handshake_wanted(request)) {
+        upgrade(conn, request);
+    } else if (http_header_count(request, "host") != 1 &&
+               (request->minor > 0 || http_header(request, "host"))) {
         refuse_request(conn, 400, "bad_request", "exactly one Host is needed");
     } else {
         conn->state = CONN_HANDLE;
         conn->flags |= FLAG_ATTACHED;
-        handler->on_request(handler->arg, conn, &request);
+        handler->on_request(handler->arg, conn, request);
     }
+    if (conn->flags & FLAG_UPGRADED) {
+        /* Frames may follow the handshake in the same segment. */
+        conn_feed_ws(conn, data, length);
+        http_free(http);
+    } else {
+        buf_add(&http->input, data, length);
+    }
+}
+
+static void dispatch(struct conn *conn, const char *data, size_t length)
+{
+    const struct net_handler *handler = &conn->net->handler;
+    struct http_request request;
+    make_request(conn->http, &request);
+    conn->http->coding = (uint8_t)http_coding(&request);
+    if (conn->net->held && (handler->on_early == NULL || !handler->on_early(handler->arg, &request))) {
+        conn->state = CONN_HANDLE;
+        conn->since = net_now(conn->net);
+        buf_add(&conn->http->input, data, length);
+        return;
+    }
+    carry_out(conn, &request, data, length);
+}
+
+void http_release(struct conn *conn, bool serve)
+{
+    struct buf input = conn->http->input;
+    struct http_request request;
+    if (!serve) {
+        refuse_request(conn, 503, "unavailable", "this server is not ready yet");
+        return;
+    }
+    conn->http->input = (struct buf)BUF_INIT;
+    make_request(conn->http, &request);
+    carry_out(conn, &request, input.data, input.length);
+    buf_deinit(&input);
 }
 
 /* RFC 9110 section 10.1.1. */
@@ -424,14 +543,7 @@ void http_feed(struct conn *conn, const char *data, size_t length)
     }
     if (!http->complete)
         return;
-    dispatch(conn);
-    if (conn->flags & FLAG_UPGRADED) {
-        /* Frames may follow the handshake in the same segment. */
-        conn_feed_ws(conn, data + used, length - used);
-        http_free(http);
-    } else {
-        buf_add(&http->input, data + used, length - used);
-    }
+    dispatch(conn, data + used, length - used);
 }
 
 void http_answered(struct conn *conn)
@@ -442,6 +554,11 @@ void http_answered(struct conn *conn)
     conn->http = NULL;
     http_feed(conn, http->input.data, http->input.length);
     http_free(http);
+}
+
+bool http_pipelined(const struct conn *conn)
+{
+    return conn->http != NULL && conn->http->input.length > 0;
 }
 
 void http_timeout(struct conn *conn)

@@ -30,6 +30,8 @@ enum {
     NET_SWEEP_MS = 500,
     NET_SWEEP_SLICES = 2, /* sweeps until each connection was visited */
     NET_REFUSAL_TOLD_MS = 1000,
+    NET_SLOW_MS = 1000,   /* bytes have waited for longer: a slow reader */
+    NET_LAST_MS = 1000,   /* for the first request of who came right before the listener was closed */
     NET_CLOSE_MS = 2000   /* for the peer's close frame, and for its end of file after that */
 };
 
@@ -63,10 +65,14 @@ struct conn {
     uint32_t index;   /* in net's table */
     uint32_t heard;   /* when bytes came last */
     uint32_t since;   /* when the present wait began: for a request, a pong, a close */
+    uint32_t behind;  /* since when the queue was never empty after a flush; 0: it is */
     uint8_t state;    /* enum conn_state */
     uint8_t flags;
     uint8_t reason;   /* enum close_reason, from CONN_CLOSING on */
     uint8_t watched;  /* the events libuv polls for */
+    uint8_t slow;     /* counted among the slow readers */
+    uint32_t opened_s; /* net_seconds at its upgrade */
+    uint32_t messages; /* from the peer */
 };
 
 struct net {
@@ -81,6 +87,7 @@ struct net {
     uint32_t refusal_told; /* when the log was last told that descriptors ran out */
     int reserve;   /* descriptor given up when there are no more, see listener.c */
     bool listener_paused;
+    bool held; /* see net_hold */
     bool stopping;
     bool closed;
     struct conn **table; /* all connections but those in CONN_CLOSED */
@@ -93,15 +100,23 @@ struct net {
     struct frame *ping;
     struct ws_pool pool;
     struct outq_tally tally; /* since the last flush */
+    int64_t read_us;         /* Unix time of the last read */
     uint64_t queued;         /* bytes in all send queues */
     bool told;               /* an on_close ran since on_flush */
-    uint64_t ids;
+    uint64_t last_id;
+    struct libdeflate_compressor *gzip; /* NULL until an answer is compressed */
     char *buffer; /* NET_READ_BUFFER bytes, for whoever reads now */
 };
 
 static inline uint32_t net_now(const struct net *net)
 {
     return (uint32_t)uv_now(net->loop);
+}
+
+/* For what may last longer than 32 bits of milliseconds. */
+static inline uint32_t net_seconds(const struct net *net)
+{
+    return (uint32_t)(uv_now(net->loop) / 1000);
 }
 
 /* conn.c */
@@ -115,10 +130,21 @@ void conn_sweep(struct conn *conn);
 void conn_finish(struct conn *conn, enum close_reason reason); /* CONN_CLOSED, now */
 void conn_detach(struct conn *conn, enum close_reason reason); /* on_close, if it is owed */
 
+/* conn_id.c */
+uint64_t conn_id_first(int worker);
+uint64_t conn_id_next(uint64_t id);
+
+/* conn_log.c */
+void conn_log_opened(const struct conn *conn);
+void conn_log_closed(const struct conn *conn, enum close_reason reason, unsigned code);
+void conn_log_refused(const struct conn *conn, int status, const char *code);
+
 /* http.c */
 void http_feed(struct conn *conn, const char *data, size_t length);
 void http_answered(struct conn *conn); /* the answer is written and the connection goes on */
+bool http_pipelined(const struct conn *conn); /* more came behind the request that was answered */
 void http_timeout(struct conn *conn);
+void http_release(struct conn *conn, bool serve); /* net is held no more: carried out, or refused */
 void http_free(struct http *http);
 
 /* http_request.c */

@@ -132,6 +132,7 @@ static bool refuse_one(struct net *net)
             log_warn("no_descriptors", "connections=%u", net->live);
         }
         if (send(fd, answer, (size_t)length, MSG_NOSIGNAL) > 0) {
+            metrics_add(http_requests_total, 1);
             /* What the client sent already is read, or the kernel would answer with a reset. */
             shutdown(fd, SHUT_WR);
             if (read(fd, net->buffer, NET_READ_BUFFER) < 0)

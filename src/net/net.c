@@ -8,6 +8,7 @@
 
 #include "chatd/conn.h"
 #include "chatd/metrics.h"
+#include "gzip.h"
 #include "internal.h"
 
 const char *close_reason_word(enum close_reason reason)
@@ -20,12 +21,24 @@ const char *close_reason_word(enum close_reason reason)
     return words[reason];
 }
 
+static void report_deliveries(const struct outq_tally *tally)
+{
+    metrics_add(deliveries_total, tally->deliveries);
+    for (unsigned i = 0; i < METRICS_BUCKETS; i++) {
+        if (tally->latencies[i] > 0)
+            metrics_add(delivery_latency_seconds.buckets[i], tally->latencies[i]);
+    }
+    metrics_add(delivery_latency_seconds.sum_us, tally->latency_us);
+}
+
 static void report(struct net *net)
 {
     if (net->tally.writes > 0) {
         metrics_add(bytes_out_total, net->tally.bytes);
         metrics_add(writes_total, net->tally.writes);
-        net->tally = (struct outq_tally){0, 0};
+        if (net->tally.deliveries > 0)
+            report_deliveries(&net->tally);
+        net->tally = (struct outq_tally){0};
     }
     metrics_set(send_queue_bytes, net->queued);
 }
@@ -99,6 +112,7 @@ int net_init(struct net **out, uv_loop_t *loop, const struct config *config,
     net->config = config;
     net->handler = *handler;
     net->reserve = reserve;
+    net->last_id = conn_id_first(0);
     net->listen_fd = -1;
     net->dirty_tail = &net->dirty;
     net->ping = frame_message(FRAME_PING, NULL, 0);
@@ -123,16 +137,40 @@ int net_listen(struct net *net, int fd)
     return listener_start(net, fd);
 }
 
+void net_name(struct net *net, int worker)
+{
+    net->last_id = conn_id_first(worker);
+}
+
+void net_hold(struct net *net)
+{
+    net->held = true;
+}
+
+void net_release(struct net *net)
+{
+    net->held = false;
+    for (uint32_t i = net->count; i-- > 0 && !net->closed;) {
+        struct conn *conn = net->table[i];
+        if (conn->state == CONN_HANDLE && !(conn->flags & FLAG_ATTACHED))
+            http_release(conn, true);
+    }
+}
+
 void net_stop_listening(struct net *net)
 {
     net->stopping = true;
     listener_stop(net);
     for (uint32_t i = net->count; i-- > 0;) {
         struct conn *conn = net->table[i];
-        if (conn->state == CONN_READ)
+        if (conn->state == CONN_READ && conn->flags & FLAG_SERVED)
             conn_close(conn, CLOSE_HTTP);
+        else if (conn->state == CONN_READ)
+            conn->since = net_now(net); /* its request may be on its way: see conn_sweep */
         else if (conn->state == CONN_ANSWER)
             conn->flags |= FLAG_LAST;
+        else if (conn->state == CONN_HANDLE && !(conn->flags & FLAG_ATTACHED))
+            http_release(conn, false);
     }
 }
 
@@ -175,6 +213,7 @@ void net_free(struct net *net)
         return;
     ws_pool_deinit(&net->pool);
     frame_unref(net->ping);
+    gzip_free(net->gzip);
     if (net->reserve >= 0)
         close(net->reserve);
     free(net->buffer);

@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "chatd/clock.h"
+
 enum {
     OUTQ_IOVECS = 64,
     OUTQ_ROUNDS = 4, /* system calls per outq_write: a fast reader must not hold up the loop */
@@ -73,10 +75,48 @@ static void pop(struct outq *queue)
     frame_unref(first);
 }
 
-static void consume(struct outq *queue, size_t sent)
+static void count_one(struct outq_tally *tally, int64_t us)
 {
+    if (us < 0)
+        us = 0;
+    tally->deliveries++;
+    tally->latencies[metrics_bucket(us)]++;
+    tally->latency_us += us;
+}
+
+/* The frame's bytes from `from` to `upto` were written. As a rule that is all of it, and all its messages
+ * came within so short a time that they fall into one bucket: then it doesn't matter how many they are. */
+static void count_written(const struct frame_stamps *stamps, size_t from, size_t upto, int64_t now_us,
+                          struct outq_tally *tally)
+{
+    unsigned bucket = metrics_bucket(now_us - stamps->earliest_us);
+
+    if (from == 0 && upto >= stamps->list[stamps->count - 1].end && stamps->latest_us <= now_us &&
+        bucket == metrics_bucket(now_us - stamps->latest_us)) {
+        tally->deliveries += stamps->count;
+        tally->latencies[bucket] += stamps->count;
+        tally->latency_us += stamps->count * (now_us - stamps->list[0].received_us) - stamps->sum_us;
+        return;
+    }
+    for (uint32_t i = 0; i < stamps->count; i++) {
+        if (stamps->list[i].end > from && stamps->list[i].end <= upto)
+            count_one(tally, now_us - stamps->list[i].received_us);
+    }
+}
+
+static void consume(struct outq *queue, size_t sent, struct outq_tally *tally)
+{
+    int64_t now_us = 0; /* asked for once, and only when there is something to count */
+
     while (queue->count > 0) {
-        size_t left = (*at(queue, 0))->length - queue->offset;
+        const struct frame *first = *at(queue, 0);
+        size_t left = first->length - queue->offset, taken = sent < left ? sent : left;
+
+        if (first->stamps != NULL && taken > 0) {
+            if (now_us == 0)
+                now_us = clock_wall_us();
+            count_written(first->stamps, queue->offset, queue->offset + taken, now_us, tally);
+        }
         if (sent < left) {
             queue->offset += (uint32_t)sent;
             queue->bytes -= sent;
@@ -122,7 +162,7 @@ int outq_write(struct outq *queue, int fd, struct outq_tally *tally)
         if (sent < 0)
             return errno == EAGAIN || errno == EWOULDBLOCK ? 1 : -errno;
         tally->bytes += (uint64_t)sent;
-        consume(queue, (size_t)sent);
+        consume(queue, (size_t)sent, tally);
         /* A short write means that the kernel's buffer is full: asking again would only cost an EAGAIN. */
         if ((size_t)sent < asked)
             return 1;

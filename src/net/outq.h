@@ -2,7 +2,7 @@
  *
  * Two slots inside; a ring on the heap only while more than two frames wait, given back when the queue is
  * empty. A zeroed struct is an empty queue. Knows sockets only as a descriptor to write to; limits are the
- * owner's business.
+ * owner's business. Stamped messages (frame.h) count as delivered with the write of their last byte.
  *
  *      first frame            second            last
  *     [sent|........]        [.......]         [.....]
@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "chatd/frame.h"
+#include "chatd/metrics.h"
 
 enum { OUTQ_SLOTS = 2 };
 
@@ -36,6 +37,9 @@ struct outq {
 struct outq_tally {
     uint64_t bytes;
     uint64_t writes; /* system calls */
+    uint64_t deliveries; /* stamped messages written whole */
+    uint64_t latencies[METRICS_BUCKETS]; /* of these, from stamp to write, 0 if that is negative */
+    int64_t latency_us; /* their sum */
 };
 
 /* Bytes of all frames but the first. */

@@ -1,4 +1,4 @@
-/* children.c - worker processes: fork, respawn with backoff, and their end. */
+/* children.c - worker processes: fork, respawn with backoff, who hangs, and their end. */
 #include "children.h"
 
 #include <errno.h>
@@ -16,7 +16,9 @@
 enum {
     STEADY_MS = 10000, /* who lived so long did not die quickly */
     BACKOFF_FIRST_MS = 100,
-    BACKOFF_MAX_MS = 2000
+    BACKOFF_MAX_MS = 2000,
+    LOOK_MS = 1000,
+    ABORT_MS = 2000 /* to write a core; a stopped process doesn't take the signal at all */
 };
 
 /* The child's side of the fork. */
@@ -30,6 +32,7 @@ __attribute__((noreturn)) static void run_worker(struct children *children, int 
         .shared = children->shared,
         .worker = number,
         .listener = children->listeners->fds[lane],
+        .shares_listener = children->table[number].role == CHILD_NEXT,
         .data_dir = children->config->data_dir,
         .signals = children->signals,
     };
@@ -54,6 +57,7 @@ static int fork_worker(struct children *children, int number)
 
     metrics_clear(children->metrics, number);
     child->started_ms = clock_monotonic_ms();
+    child->silent = 0;
     pid = fork();
     if (pid == 0)
         run_worker(children, number, master);
@@ -161,6 +165,7 @@ static void plan_respawn(struct child *child)
         delay = child->deaths > 5 ? BACKOFF_MAX_MS : BACKOFF_FIRST_MS << (child->deaths - 1);
     child->deaths++;
     child->pid = 0;
+    child->kill_ms = 0;
     child->respawn_ms = now + (delay < BACKOFF_MAX_MS ? delay : BACKOFF_MAX_MS);
 }
 
@@ -191,31 +196,73 @@ bool children_reap(struct children *children, struct child_exit *out)
     return false;
 }
 
+static void respawn(struct children *children, int number)
+{
+    struct child *child = &children->table[number];
+    int result = fork_worker(children, number);
+
+    if (result == 0) {
+        atomic_fetch_add(&children->metrics->slots[number].respawns, 1);
+    } else {
+        log_error("fork_failed", "worker=%d error=%s", number, strerror(-result));
+        plan_respawn(child);
+    }
+}
+
+static void log_killed(const struct children *children, int number, const char *reason)
+{
+    log_warn("worker_killed", "worker=%d pid=%d reason=%s", number, (int)children->table[number].pid, reason);
+}
+
+/* Looks are counted, not time: after the host was suspended or all of chatd was stopped every beat is old,
+ * and nobody hangs. Who doesn't serve yet may be opening a large store. */
+static void look_at_beat(struct children *children, int number, int64_t now)
+{
+    struct child *child = &children->table[number];
+    int64_t beat = metrics_get(slot_of(children, number), beat_ms);
+
+    child->silent = beat == child->beat_ms ? child->silent + 1 : 0;
+    child->beat_ms = beat;
+    if (child->silent < CHILDREN_HANG_MS / LOOK_MS || child->kill_ms != 0 ||
+        metrics_get(slot_of(children, number), ready) == 0)
+        return;
+    log_killed(children, number, "hung");
+    kill(child->pid, SIGABRT);
+    child->kill_ms = now + ABORT_MS;
+}
+
+static void look_at_beats(struct children *children, int64_t now)
+{
+    if (now < children->look_ms)
+        return;
+    children->look_ms = now + LOOK_MS;
+    for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
+        if (children->table[number].role == CHILD_CURRENT && children->table[number].pid != 0)
+            look_at_beat(children, number, now);
+    }
+}
+
 int64_t children_tick(struct children *children)
 {
-    int64_t now = clock_monotonic_ms(), next = INT64_MAX;
+    int64_t now = clock_monotonic_ms(), next;
 
+    look_at_beats(children, now);
+    next = children->look_ms;
     for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
         struct child *child = &children->table[number];
 
-        if (child->role == CHILD_CURRENT && child->pid == 0) {
-            if (child->respawn_ms <= now) {
-                int result = fork_worker(children, number);
-
-                atomic_fetch_add(&children->metrics->slots[number].respawns, 1);
-                if (result != 0) {
-                    log_error("fork_failed", "worker=%d error=%s", number, strerror(-result));
-                    plan_respawn(child);
-                }
-            }
-            if (child->pid == 0 && child->respawn_ms < next)
-                next = child->respawn_ms;
-        } else if (child->role == CHILD_OLD && child->kill_ms <= now) {
-            log_warn("worker_killed", "worker=%d pid=%d reason=%s", number, (int)child->pid,
-                     "drain took too long");
+        if (child->role == CHILD_CURRENT && child->pid == 0 && child->respawn_ms <= now)
+            respawn(children, number);
+        if (child->role == CHILD_CURRENT && child->pid == 0 && child->respawn_ms < next)
+            next = child->respawn_ms;
+        if (child->kill_ms == 0)
+            continue;
+        if (child->kill_ms <= now) {
+            if (child->role == CHILD_OLD)
+                log_killed(children, number, "drain took too long");
             kill(child->pid, SIGKILL);
             child->kill_ms = INT64_MAX;
-        } else if (child->role == CHILD_OLD && child->kill_ms < next) {
+        } else if (child->kill_ms < next) {
             next = child->kill_ms;
         }
     }
@@ -233,14 +280,10 @@ int children_count(const struct children *children)
 
 bool children_fresh(const struct children *children, int64_t age_ms)
 {
-    int64_t oldest = clock_monotonic_ms() - age_ms;
-
     for (int number = 0; number < METRICS_WORKERS_MAX; number++) {
         const struct child *child = &children->table[number];
 
-        /* A young one may still be opening the store. */
-        if (child->role == CHILD_CURRENT && child->pid != 0 && child->started_ms < oldest &&
-            metrics_get(slot_of(children, number), beat_ms) < oldest)
+        if (child->role == CHILD_CURRENT && child->pid != 0 && child->silent >= age_ms / LOOK_MS)
             return false;
     }
     return true;

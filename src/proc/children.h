@@ -19,6 +19,10 @@
 #include "chatd/worker.h"
 #include "listeners.h"
 
+/* Well above HEALTH_STALL_MS: new clients are sent elsewhere before those that are there lose their
+ * connections. */
+enum { CHILDREN_HANG_MS = 20000 };
+
 enum child_role {
     CHILD_FREE,
     CHILD_CURRENT,
@@ -33,7 +37,9 @@ struct child {
     int deaths;         /* quick ones, one after the other */
     int64_t started_ms; /* monotonic, as all times here */
     int64_t respawn_ms;
-    int64_t kill_ms; /* old ones: when patience ends */
+    int64_t kill_ms; /* of old ones and of hung ones: when patience ends; 0 for the others */
+    int64_t beat_ms; /* of its loop, as last looked at */
+    int silent;      /* looks, one a second, since the beat moved */
 };
 
 struct children {
@@ -44,6 +50,7 @@ struct children {
     struct listeners *listeners;
     sigset_t signals; /* the mask that workers get */
     bool stopping;    /* nobody is forked any more */
+    int64_t look_ms;  /* when beats are looked at again */
     struct child table[METRICS_WORKERS_MAX];
 };
 
@@ -73,12 +80,15 @@ void children_signal(struct children *children, int signal);
 /* Collects one child that ended; a current one is planned for its respawn. False when there is none. */
 bool children_reap(struct children *children, struct child_exit *out);
 
-/* Forks who is due, kills who is overdue. Returns when to call again, INT64_MAX for never. */
+/* Forks who is due, kills who is overdue, and looks once a second whose loop turns: a current worker that
+ * serves and was silent for CHILDREN_HANG_MS is killed, first by SIGABRT for its core. Returns when to call
+ * again. */
 int64_t children_tick(struct children *children);
 
 int children_count(const struct children *children); /* live processes */
 
-/* True when the loop of every current worker turned within the last `age_ms`. */
+/* False when a current worker was silent for `age_ms` by the looks of children_tick, whether it serves or
+ * not. */
 bool children_fresh(const struct children *children, int64_t age_ms);
 
 #endif

@@ -23,6 +23,7 @@ enum {
     RELOAD_MS = 30000, /* new workers that don't serve by then are given up */
     /* Beyond drain_timeout: a last commit, or one that hangs until it times out, and goodbyes. */
     STOP_GRACE_MS = 10000,
+    LOST_MS = CHILDREN_HANG_MS + 10000, /* a worker silent for so long could not be replaced */
     REASON_MAX = 512
 };
 
@@ -52,10 +53,15 @@ static int fail(const struct master *master, const char *reason)
     return -1;
 }
 
-static int open_log(const struct config *config)
+static int open_log(const struct config *config, char reason[REASON_MAX])
 {
-    return log_open(config->log_file, config->mode == CONFIG_PRODUCTION ? LOG_JSON : LOG_READABLE,
-                    (enum log_level)config->log_level);
+    int result = log_open(config->log_file, config->mode == CONFIG_PRODUCTION ? LOG_JSON : LOG_READABLE,
+                          (enum log_level)config->log_level);
+
+    if (result != 0)
+        snprintf(reason, REASON_MAX, "log_file %s can't be opened: %s", config->log_file,
+                 result == -ENXIO ? "nobody reads it" : strerror(-result));
+    return result;
 }
 
 static void enter(struct master *master, enum phase phase)
@@ -86,13 +92,9 @@ static int acquire(struct master *master)
 {
     struct config *config = master->config;
     char reason[REASON_MAX];
-    int result = open_log(config);
 
-    if (result != 0) {
-        snprintf(reason, sizeof(reason), "log_file %s can't be opened: %s", config->log_file,
-                 strerror(-result));
+    if (open_log(config, reason) != 0)
         return fail(master, reason);
-    }
     /* The lock's descriptor stays open, here and in the workers, until they end. */
     if (files_lock_data(config->data_dir, reason) < 0)
         return fail(master, reason);
@@ -181,9 +183,12 @@ static void log_lines(const char *event, const char *lines)
 /* Everything is as it was before the reload. */
 static void give_up_reload(struct master *master, enum log_level level, const char *reason)
 {
+    char log_reason[REASON_MAX];
+
     log_event(level, "reload_failed", "error=%s", reason);
     *master->config = master->before;
-    open_log(master->config);
+    if (open_log(master->config, log_reason) != 0)
+        log_error("log_reopen_failed", "error=%s", log_reason);
     children_stop(&master->children, CHILD_NEXT, master->config->drain_timeout + STOP_GRACE_MS);
     listeners_shrink(&master->listeners, (int)master->config->workers);
     enter(master, SERVING);
@@ -194,17 +199,12 @@ static void give_up_reload(struct master *master, enum log_level level, const ch
 static int take_settings(struct master *master, const struct config *next, char reason[REASON_MAX])
 {
     char kept[CONFIG_ERROR_MAX];
-    int result;
 
     config_reload(master->config, next, kept);
     if (kept[0] != '\0')
         log_warn("reload_kept", "keys=%s reason=%s", kept, "these need a restart");
-    result = open_log(master->config);
-    if (result != 0) {
-        snprintf(reason, REASON_MAX, "log_file %s can't be opened: %s", master->config->log_file,
-                 strerror(-result));
+    if (open_log(master->config, reason) != 0)
         return -1;
-    }
     return listeners_grow(&master->listeners, master->config->host, (int)master->config->workers, reason);
 }
 
@@ -327,15 +327,18 @@ static void check_phase(struct master *master)
     }
 }
 
-/* A missed beat is not told to the manager: it will restart us. Returns when to look again. */
+/* That this loop turns is what the manager is told. Workers that hang are replaced by children_tick; only
+ * where that didn't help (one that can't be killed, or hangs before it serves) a missing word makes the
+ * manager restart all. Returns when to look again. */
 static int64_t feed_watchdog(struct master *master)
 {
     int64_t now = clock_monotonic_ms();
+    int64_t lost = 2 * master->watchdog_ms > LOST_MS ? 2 * master->watchdog_ms : LOST_MS;
 
     if (master->watchdog_ms == 0)
         return INT64_MAX;
     if (now >= master->watchdog_due_ms) {
-        if (children_fresh(&master->children, 2 * master->watchdog_ms))
+        if (children_fresh(&master->children, lost))
             notify_send("WATCHDOG=1");
         master->watchdog_due_ms = now + master->watchdog_ms;
     }
@@ -349,10 +352,6 @@ static int wait_signal(const struct master *master, int64_t due)
     struct timespec timeout;
     int number;
 
-    if (due == INT64_MAX) {
-        number = sigwaitinfo(&master->signals, NULL);
-        return number > 0 ? number : 0;
-    }
     wait = wait > 0 ? wait : 0;
     timeout = (struct timespec){.tv_sec = wait / 1000, .tv_nsec = wait % 1000 * 1000000};
     number = sigtimedwait(&master->signals, NULL, &timeout);
@@ -400,6 +399,7 @@ static int start_and_run(struct master *master)
     if (master->config->pid_file[0] != '\0')
         unlink(master->config->pid_file);
     log_info("stopped", " ");
+    log_tell_suppressed(true);
     return master->failed ? 1 : 0;
 }
 

@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -39,7 +41,7 @@ enum {
     LEAVE_STEP_MS = 10,
     SPOOL_STEP_MS = 50, /* between two looks whether the spool is done */
     SPOOL_PATIENCE_MS = 10000, /* a Redis that is away for so long after the start is away */
-    MEMORY_TICKS = 5, /* seconds between two looks at the process's memory */
+    MEASURE_TICKS = 5, /* seconds between two looks at the process's memory and time */
 };
 
 struct worker {
@@ -48,17 +50,20 @@ struct worker {
     uv_timer_t tick;
     uv_timer_t drain;
     uv_timer_t spool; /* until clients are let in */
+    uv_prepare_t turn; /* before each wait for events */
     uv_signal_t on_term, on_usr1;
     struct net *net;
     struct chat *chat;
     struct bus *bus;
     struct store *store;
     struct token_sessions sessions; /* without Redis */
+    struct alerts_watch *watch;
     struct routes routes;
     int64_t drain_until_ms, spool_until_ms;
     uint64_t upgrading; /* address of the conn between its on_upgrade and its on_open */
-    int64_t busy_us;    /* a clock that stands still while the loop waits; when on_flush came last */
+    int64_t busy_us;    /* a clock that stands still while the loop waits; when the turn began */
     int64_t turn_max_us;
+    int64_t cpu_us;     /* processor time that is counted already */
     unsigned ticks;
 };
 
@@ -115,8 +120,15 @@ int worker_prepare(const struct config *config, struct worker_shared *shared, ch
     char reason[RING_ERROR_MAX];
     int status = worker_check(config, error);
 
-    if (status != 0 || bus_redis_wanted(config))
+    if (status != 0)
         return status;
+    shared->alerts = alerts_map();
+    if (!shared->alerts) {
+        snprintf(error, WORKER_ERROR_MAX, "shared memory can't be mapped: %s", strerror(errno));
+        return -ENOMEM;
+    }
+    if (bus_redis_wanted(config))
+        return 0;
     status = prepare_ring(config, shared, reason);
     if (status != 0) {
         snprintf(error, WORKER_ERROR_MAX, "%s", reason);
@@ -133,6 +145,8 @@ void worker_unprepare(struct worker_shared *shared)
     if (shared->ring)
         ring_close(shared->ring);
     shared->ring = NULL;
+    alerts_unmap(shared->alerts);
+    shared->alerts = NULL;
 }
 
 /* ---- what net reports ---- */
@@ -140,6 +154,12 @@ void worker_unprepare(struct worker_shared *shared)
 static void on_request(void *arg, struct conn *conn, const struct http_request *request)
 {
     routes_request(&((struct worker *)arg)->routes, conn, request);
+}
+
+static bool on_early(void *arg, const struct http_request *request)
+{
+    (void)arg;
+    return routes_early(request);
 }
 
 static uint64_t address_of(const struct conn *conn)
@@ -159,6 +179,7 @@ static int on_upgrade(void *arg, struct conn *conn, const struct http_request *r
         return status;
     w->upgrading = address_of(conn);
     if (!limit_connect(w->args->limit, w->upgrading, getpid(), w->args->config->max_connections_per_ip)) {
+        metrics_add(limited_total[METRICS_LIMIT_connections_per_ip], 1);
         *code = "rate_limited";
         *message = "too many connections from this address";
         return 429;
@@ -194,27 +215,50 @@ static int64_t busy_clock_us(struct worker *w)
     return clock_monotonic_us() - (int64_t)(uv_metrics_idle_time(&w->loop) / 1000);
 }
 
-/* Comes before and after each wait for events, so what lies between two calls is one turn or a part of it. */
+static void on_turn(uv_prepare_t *prepare)
+{
+    struct worker *w = prepare->data;
+    int64_t busy = busy_clock_us(w), took = busy - w->busy_us;
+
+    metrics_observe(loop_turn_seconds, took);
+    if (took > w->turn_max_us)
+        w->turn_max_us = took;
+    w->busy_us = busy;
+}
+
 static void on_flush(void *arg)
 {
     struct worker *w = arg;
-    int64_t busy = busy_clock_us(w);
 
-    if (busy - w->busy_us > w->turn_max_us)
-        w->turn_max_us = busy - w->busy_us;
-    w->busy_us = busy;
     bus_turn(w->bus);
     chat_turn(w->chat);
 }
 
 /* ---- what time brings ---- */
 
-static void measure_memory(void)
+static int64_t time_us(const struct timeval *time)
 {
+    return (int64_t)time->tv_sec * 1000000 + time->tv_usec;
+}
+
+/* What the kernel tells of this process. That the size of the directory is the number of its entries is so
+ * since Linux 6.2; reading it would take milliseconds. */
+static void measure_process(struct worker *w)
+{
+    struct rusage usage;
+    struct stat fds;
     size_t resident;
 
     if (uv_resident_set_memory(&resident) == 0)
         metrics_set(process_resident_memory_bytes, resident);
+    if (stat("/proc/self/fd", &fds) == 0)
+        metrics_set(process_open_fds, fds.st_size);
+    if (getrusage(RUSAGE_SELF, &usage) == 0) {
+        int64_t cpu_us = time_us(&usage.ru_utime) + time_us(&usage.ru_stime);
+
+        metrics_add(process_cpu_seconds_total, cpu_us - w->cpu_us);
+        w->cpu_us = cpu_us;
+    }
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -222,13 +266,17 @@ static void on_tick(uv_timer_t *timer)
     struct worker *w = timer->data;
 
     metrics_set(beat_ms, clock_monotonic_ms());
-    if (w->ticks++ % MEMORY_TICKS == 0) {
-        measure_memory();
+    if (w->ticks++ % MEASURE_TICKS == 0) {
+        measure_process(w);
         metrics_set(loop_turn_max_seconds, w->turn_max_us);
         w->turn_max_us = 0;
     }
     bus_tick(w->bus);
+    store_tick(w->store);
     chat_tick(w->chat);
+    health_tick(&w->routes.health);
+    alerts_watch_tick(w->watch);
+    log_tell_suppressed(false);
 }
 
 /* ---- stopping ---- */
@@ -252,6 +300,7 @@ static void close_handles(struct worker *w)
     close_handle((uv_handle_t *)&w->tick);
     close_handle((uv_handle_t *)&w->drain);
     close_handle((uv_handle_t *)&w->spool);
+    close_handle((uv_handle_t *)&w->turn);
     close_handle((uv_handle_t *)&w->on_term);
     close_handle((uv_handle_t *)&w->on_usr1);
 }
@@ -289,6 +338,7 @@ static void on_drain(uv_timer_t *timer)
 {
     struct worker *w = timer->data;
 
+    alerts_watch_stop(w->watch);
     if (net_count(w->net) == 0 || clock_monotonic_ms() >= w->drain_until_ms)
         finish(w);
 }
@@ -308,11 +358,12 @@ static void on_term(uv_signal_t *signal, int number)
     struct worker *w = signal->data;
 
     (void)number;
-    if (w->routes.draining)
+    if (w->routes.health.phase == HEALTH_DRAINING)
         return;
-    w->routes.draining = true;
+    health_enter(&w->routes.health, HEALTH_DRAINING);
     metrics_set(draining, 1);
     log_info("draining", "connections=%u", net_count(w->net));
+    alerts_watch_stop(w->watch);
     net_stop_listening(w->net);
     /* As long as anybody holds the listener open the kernel completes handshakes on it. When it is not ours
      * alone, the others go on with it. */
@@ -339,12 +390,14 @@ static int start_handles(struct worker *w)
     uv_timer_init(&w->loop, &w->tick);
     uv_timer_init(&w->loop, &w->drain);
     uv_timer_init(&w->loop, &w->spool);
+    uv_prepare_init(&w->loop, &w->turn);
     uv_signal_init(&w->loop, &w->on_term);
     uv_signal_init(&w->loop, &w->on_usr1);
-    w->tick.data = w->drain.data = w->spool.data = w->on_term.data = w->on_usr1.data = w;
+    w->tick.data = w->drain.data = w->spool.data = w->turn.data = w->on_term.data = w->on_usr1.data = w;
     signal(SIGINT, SIG_IGN); /* a Ctrl-C reaches the whole group; the master says what is to be done */
     signal(SIGHUP, SIG_IGN);
     uv_timer_start(&w->tick, on_tick, TICK_MS, TICK_MS);
+    uv_prepare_start(&w->turn, on_turn);
     error = uv_signal_start(&w->on_term, on_term, SIGTERM);
     if (error == 0)
         error = uv_signal_start(&w->on_usr1, on_usr1, SIGUSR1);
@@ -359,11 +412,15 @@ static void on_spooled(void *arg, const struct message *message, store_on_number
 /* Many servers: Redis numbers and spreads, each worker commits what it published. */
 static int start_shared(struct worker *w, const struct bus_handler *handler)
 {
-    struct store_mongo_options options = {&w->loop, w->args->config, NULL, bus_redis_stand,
-                                          NULL,     on_spooled,      w};
+    struct store_mongo_options options = {.loop = &w->loop,
+                                          .config = w->args->config,
+                                          .stand = bus_redis_stand,
+                                          .on_spooled = on_spooled,
+                                          .spooled_arg = w,
+                                          .forget = bus_redis_forget};
     int error = bus_redis_new(&w->bus, &w->loop, w->args->config, handler);
 
-    options.stand_arg = w->bus;
+    options.stand_arg = options.forget_arg = w->bus;
     if (error == 0)
         error = store_mongo_new(&w->store, &options);
     if (error == 0)
@@ -384,7 +441,8 @@ static int start_alone(struct worker *w, const struct bus_handler *handler)
         error = store_mongo_new(&w->store, &options);
         on_committed = store_mongo_on_committed;
     } else {
-        error = store_sqlite_new(&w->store, &w->loop, args->shared->ring, args->data_dir);
+        error = store_sqlite_new(&w->store, &w->loop, args->shared->ring, args->data_dir,
+                                 args->config);
     }
     if (error == 0)
         error = bus_log_new(&w->bus, &w->loop, args->shared->ring, handler, on_committed, w->store);
@@ -394,14 +452,24 @@ static int start_alone(struct worker *w, const struct bus_handler *handler)
     return error;
 }
 
+/* Who asks how this worker is gets an answer from the start on; all others wait until it serves. But where an
+ * older worker still takes from the same listener, it serves them better. */
+static int listen_early(struct worker *w)
+{
+    net_hold(w->net);
+    return w->args->shares_listener ? 0 : net_listen(w->net, w->args->listener);
+}
+
 /* From here on clients are served. */
 static int let_in(struct worker *w)
 {
-    int error = net_listen(w->net, w->args->listener);
+    int error = w->args->shares_listener ? net_listen(w->net, w->args->listener) : 0;
 
     if (error == 0) {
+        health_enter(&w->routes.health, HEALTH_SERVING);
         metrics_set(ready, 1);
         log_debug("worker_ready", "pid=%d", (int)getpid());
+        net_release(w->net);
     }
     return error;
 }
@@ -426,7 +494,7 @@ static void on_spool(uv_timer_t *timer)
     if (is_spooling(w))
         return;
     uv_timer_stop(timer);
-    error = w->routes.draining ? 0 : let_in(w);
+    error = w->routes.health.phase == HEALTH_DRAINING ? 0 : let_in(w);
     if (error != 0) {
         log_error("worker_failed", "error=%s", strerror(-error));
         exit(WORKER_EXIT_UNUSABLE);
@@ -436,7 +504,8 @@ static void on_spool(uv_timer_t *timer)
 static int start(struct worker *w)
 {
     const struct worker_args *args = w->args;
-    struct net_handler net = {w, on_request, on_upgrade, on_open, on_text, NULL, on_close, on_flush};
+    struct net_handler net = {w,    on_request, on_upgrade, on_open, on_text,
+                              NULL, on_close,   on_flush,   on_early};
     bool shared = bus_redis_wanted(args->config);
     struct bus_handler bus;
     int error;
@@ -449,8 +518,14 @@ static int start(struct worker *w)
     if (error != 0)
         return error;
     w->routes = (struct routes){
-        .config = args->config, .metrics = args->metrics, .bus = w->bus, .store = w->store};
+        .config = args->config, .metrics = args->metrics, .alerts = args->shared->alerts, .bus = w->bus,
+        .store = w->store};
+    w->watch = alerts_watch_new(args->shared->alerts, args->metrics, args->config, args->listener);
+    health_init(&w->routes.health, args->config, args->metrics, w->bus, w->store);
+    net_name(w->net, args->worker);
     error = start_handles(w);
+    if (error == 0)
+        error = listen_early(w);
     if (error != 0 || !shared)
         return error != 0 ? error : let_in(w);
     w->spool_until_ms = clock_monotonic_ms() + SPOOL_PATIENCE_MS;
@@ -473,12 +548,16 @@ int worker_run(const struct worker_args *args)
         log_error("worker_failed", "error=%s", strerror(-error));
         return WORKER_EXIT_UNUSABLE;
     }
-    measure_memory();
+    measure_process(&w);
     metrics_set(beat_ms, clock_monotonic_ms());
     w.busy_us = busy_clock_us(&w);
     uv_run(&w.loop, UV_RUN_DEFAULT);
+    measure_process(&w);
+    alerts_watch_free(w.watch);
     net_free(w.net);
     chat_free(w.chat);
     uv_loop_close(&w.loop);
+    routes_deinit(&w.routes);
+    log_tell_suppressed(true);
     return 0;
 }

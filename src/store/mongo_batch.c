@@ -214,6 +214,7 @@ static bool is_text(const bson_t *row, const char *field, struct text text)
 static void store_as(struct mongo_item *item, uint64_t seq)
 {
     item->verdict = MONGO_STORED;
+    item->found = true;
     item->seq = seq;
 }
 
@@ -320,6 +321,7 @@ static void sort_out(struct attempt *attempt, struct mongo_item *items, uint32_t
         bson_t *document = &documents[attempt->sent_count];
 
         items[i].verdict = MONGO_PENDING;
+        items[i].found = false;
         if (items[i].look) {
             attempt->open[attempt->open_count++] = &items[i];
             continue;

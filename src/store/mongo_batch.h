@@ -26,6 +26,7 @@ struct mongo_item {
      */
     bool look;
     enum mongo_verdict verdict;
+    bool found;   /* STORED: it was there already */
     uint64_t seq; /* STORED */
     void *owner;
 };

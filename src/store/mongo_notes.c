@@ -12,8 +12,8 @@
 #include <uthash.h>
 
 #include "chatd/clock.h"
+#include "chatd/thread.h"
 #include "mongo_schema.h"
-#include "store_thread.h"
 
 enum {
     INSERT_CHUNK = 500,
@@ -269,6 +269,12 @@ static bool update(struct mongo_notes *notes, struct table *table, mongoc_collec
     }
     ok = mongoc_bulk_operation_execute(bulk, &reply, error) != 0;
     mongoc_bulk_operation_destroy(bulk);
+    /* Retention deleted a user that is back: whose document is missing isn't said, so all are new again. */
+    for (uint32_t i = 0; ok && mongo_schema_get_number(&reply, "nMatched") < chunk->count && i < chunk->count;
+         i++) {
+        chunk->notes[i]->known = false;
+        give_back(notes, table, chunk->notes[i]);
+    }
     bson_destroy(&reply);
     bson_destroy(&options);
     return ok;
@@ -362,7 +368,7 @@ static bool wait_for_notes(struct mongo_notes *notes, int64_t last_ms)
         if (notes->rooms.dirty + notes->users.dirty == 0)
             pthread_cond_wait(&notes->work, &notes->mutex);
         else if (left > 0)
-            store_thread_cond_wait(&notes->work, &notes->mutex, (int)left);
+            thread_cond_wait(&notes->work, &notes->mutex, (int)left);
         else
             return true;
     }
@@ -404,8 +410,8 @@ int mongo_notes_start(struct mongo_notes **out, struct mongo_link *link)
                                   .document = user_document,
                                   .update = user_update};
     pthread_mutex_init(&notes->mutex, NULL);
-    store_thread_cond_init(&notes->work);
-    status = store_thread_start(&notes->thread, run, notes);
+    thread_cond_init(&notes->work);
+    status = thread_start(&notes->thread, run, notes);
     if (status != 0) {
         free(notes);
         return status;

@@ -146,6 +146,21 @@ static void limit(bson_t *options, const struct store_request *request)
     BSON_APPEND_INT64(options, "batchSize", (int64_t)request->limit + 1);
 }
 
+static bool take_gone(struct store_request *request, const bson_t *row)
+{
+    request->page.gone = mongo_schema_get_number(row, "gone");
+    return false;
+}
+
+/* After the page is read: what was deleted before that is known by now. */
+static enum store_status read_gone(struct asking *asking)
+{
+    bson_t *filter = bson_new(), *options = BCON_NEW("projection", "{", "gone", BCON_INT32(1), "}");
+
+    mongo_schema_text(filter, "_id", room_of(asking->request));
+    return ask(asking, MONGO_ROOMS, filter, options, take_gone);
+}
+
 static enum store_status page(struct asking *asking)
 {
     struct store_request *request = asking->request;
@@ -162,16 +177,21 @@ static enum store_status page(struct asking *asking)
     limit(options, request);
     status = ask(asking, MONGO_MESSAGES, filter, options, take_message);
     page_reverse(&request->page);
-    return status;
+    return status != STORE_OK || request->more ? status : read_gone(asking);
 }
 
 static enum store_status rooms(struct asking *asking)
 {
+    bson_t *filter = bson_new(), range;
     bson_t *options = BCON_NEW("sort", "{", "active", BCON_INT32(-1), "}", "projection", "{", "highest",
                                BCON_INT32(1), "}");
 
+    /* Not those that retention deleted, which have no `active`. */
+    BSON_APPEND_DOCUMENT_BEGIN(filter, "active", &range);
+    BSON_APPEND_DATE_TIME(&range, "$gt", 0);
+    bson_append_document_end(filter, &range);
     limit(options, asking->request);
-    return ask(asking, MONGO_ROOMS, bson_new(), options, take_room);
+    return ask(asking, MONGO_ROOMS, filter, options, take_room);
 }
 
 int mongo_query_answer(void *arg, void **connection, struct store_request *request,
@@ -183,13 +203,12 @@ int mongo_query_answer(void *arg, void **connection, struct store_request *reque
     };
     const struct mongo_query *query = arg;
     struct asking asking = {.database = mongo_link_database(query->link), .request = request};
-    int64_t start_ms = clock_monotonic_ms(), start_us = clock_monotonic_us();
+    int64_t start_ms = clock_monotonic_ms();
 
     (void)connection;
     asking.client = mongo_link_pop(query->link, &asking.error);
     request->status = asking.client ? answer[request->kind](&asking) : STORE_FAILED;
     mongo_link_push(query->link, asking.client);
-    metrics_observe(store_read_seconds, clock_monotonic_us() - start_us);
     if (request->status == STORE_FAILED) {
         mongo_link_failed(query->link, MONGO_READER, start_ms, &asking.error);
         mongo_error_text(&asking.error, error, RING_ERROR_MAX);

@@ -9,10 +9,11 @@
 #include "chatd/clock.h"
 #include "chatd/log.h"
 #include "chatd/metrics.h"
+#include "chatd/thread.h"
 #include "mongo_batch.h"
 #include "mongo_schema.h"
 #include "mongo_spool.h"
-#include "store_thread.h"
+#include "store_latency.h"
 
 enum {
     QUEUE_RETRY_FIRST_MS = 50,
@@ -53,6 +54,7 @@ struct mongo_queue {
     int64_t not_before_ms, held_until_ms, ping_ms;
     unsigned seed;
     bool closing;
+    struct store_latency latency;
 
     pthread_t thread;
     pthread_mutex_t mutex; /* guards state and stopping; the batch belongs to whom `state` says */
@@ -136,19 +138,24 @@ static bool carry_out(struct mongo_queue *queue, bson_error_t *error)
     return mongo_batch_write(queue->client, database, queue->items, queue->item_count, error);
 }
 
+/* A message that is found to be there was counted by who inserted it. Unless that was an earlier try of its
+ * own, which had no answer. */
 static void count_rows(struct mongo_queue *queue, int64_t start_us)
 {
     uint32_t rows = 0;
+    bool any = false;
 
     for (uint32_t i = 0; i < queue->item_count; i++) {
         const struct mongo_item *item = &queue->items[i];
+        const struct entry *entry = item->owner;
 
         if (item->verdict != MONGO_STORED)
             continue;
-        rows++;
+        any = true;
+        rows += !item->found || entry->sent;
         mongo_notes_room(queue->options.notes, item->message->room, item->seq, item->message->time_ms);
     }
-    if (rows == 0)
+    if (!any)
         return;
     metrics_add(store_rows_total, rows);
     metrics_observe(store_commit_seconds, clock_monotonic_us() - start_us);
@@ -274,12 +281,14 @@ void mongo_queue_commit(struct mongo_queue *queue, const struct message *message
     queue->count++;
     queue->bytes += entry->size;
     show_size(queue);
-    if (queue->closing)
+    if (queue->closing) {
         answer(queue, entry, STORE_FAILED, 0);
-    else if (over)
+    } else if (over) {
+        metrics_add(limited_total[METRICS_LIMIT_store_queue], 1);
         answer(queue, entry, STORE_BUSY, 0);
-    else
+    } else {
         push(&queue->waiting, entry);
+    }
 }
 
 /* ---- batches ---- */
@@ -351,6 +360,8 @@ int mongo_queue_turn(struct mongo_queue *queue)
     fill_batch(queue, now_ms);
     if (queue->item_count == 0 && queue->pause_ms == 0 && now_ms < queue->ping_ms)
         return time_left(queue, now_ms);
+    if (queue->item_count > 0)
+        store_latency_begin(&queue->latency);
     queue->ping_ms = now_ms + QUEUE_PING_MS;
     queue->not_before_ms = now_ms + QUEUE_PACE_MS;
     set_job_state(queue, JOB_OUT);
@@ -362,7 +373,7 @@ static void pause_writing(struct mongo_queue *queue)
     metrics_add(store_retries_total, 1);
     queue->not_before_ms =
         clock_monotonic_ms() +
-        store_thread_pause(&queue->pause_ms, QUEUE_RETRY_FIRST_MS, QUEUE_RETRY_MOST_MS, &queue->seed);
+        thread_pause(&queue->pause_ms, QUEUE_RETRY_FIRST_MS, QUEUE_RETRY_MOST_MS, &queue->seed);
 }
 
 /* Sorts what the thread brought back. */
@@ -394,11 +405,20 @@ static void take_batch(struct mongo_queue *queue)
         }
     }
     prepend(&queue->waiting, &again);
-    if (queue->failed)
+    if (queue->failed) {
         pause_writing(queue);
-    else
+    } else {
         queue->pause_ms = 0;
+        store_latency_end(&queue->latency);
+    }
+    if (!queue->waiting.first && !queue->held.first)
+        store_latency_give_up(&queue->latency);
     set_job_state(queue, JOB_NONE);
+}
+
+void mongo_queue_show(struct mongo_queue *queue)
+{
+    store_latency_show(&queue->latency);
 }
 
 void mongo_queue_take(struct mongo_queue *queue)
@@ -437,10 +457,10 @@ int mongo_queue_start(struct mongo_queue **out, const struct mongo_queue_options
     queue->seed = (unsigned)clock_monotonic_us();
     pthread_mutex_init(&queue->mutex, NULL);
     pthread_cond_init(&queue->work, NULL);
-    store_thread_cond_init(&queue->back);
+    thread_cond_init(&queue->back);
     queue->ping_ms = clock_monotonic_ms() + QUEUE_PING_MS;
     queue->state = JOB_OUT; /* an empty batch: makes the indexes */
-    status = store_thread_start(&queue->thread, run, queue);
+    status = thread_start(&queue->thread, run, queue);
     if (status != 0) {
         free(queue);
         return status;
@@ -458,7 +478,7 @@ static void wait_for_thread(struct mongo_queue *queue, int64_t most_ms)
 {
     pthread_mutex_lock(&queue->mutex);
     if (queue->state != JOB_BACK && most_ms > 0)
-        store_thread_cond_wait(&queue->back, &queue->mutex, (int)most_ms);
+        thread_cond_wait(&queue->back, &queue->mutex, (int)most_ms);
     pthread_mutex_unlock(&queue->mutex);
 }
 

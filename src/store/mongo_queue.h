@@ -41,6 +41,9 @@ uint64_t mongo_queue_bytes(const struct mongo_queue *queue);
  * many ms to call again at the latest, 0: when woken. */
 int mongo_queue_turn(struct mongo_queue *queue);
 
+/* About once a second: sets store_latency_seconds. */
+void mongo_queue_show(struct mongo_queue *queue);
+
 /* Calls back for what has been answered. */
 void mongo_queue_take(struct mongo_queue *queue);
 

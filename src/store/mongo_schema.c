@@ -135,6 +135,14 @@ uint64_t mongo_schema_get_number(const bson_t *row, const char *field)
     return bson_iter_init_find(&at, row, field) ? (uint64_t)bson_iter_as_int64(&at) : 0;
 }
 
+int64_t mongo_schema_get_date(const bson_t *row, const char *field)
+{
+    bson_iter_t at;
+
+    return bson_iter_init_find(&at, row, field) && BSON_ITER_HOLDS_DATE_TIME(&at) ? bson_iter_date_time(&at)
+                                                                                  : 0;
+}
+
 bool mongo_schema_is_uid(const bson_t *row, const char *field, const uint8_t *uid)
 {
     const uint8_t *data;

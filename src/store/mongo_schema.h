@@ -40,6 +40,7 @@ bool mongo_schema_element(const bson_iter_t *at, bson_t *document);
 /* Fields of a row that was read; what is missing or of another type is empty, 0 or false. */
 struct text mongo_schema_get_text(const bson_t *row, const char *field);
 uint64_t mongo_schema_get_number(const bson_t *row, const char *field);
+int64_t mongo_schema_get_date(const bson_t *row, const char *field); /* Unix ms */
 bool mongo_schema_is_uid(const bson_t *row, const char *field, const uint8_t *uid);
 
 #endif

@@ -16,8 +16,9 @@
 
 #include "chatd/hash.h"
 #include "chatd/log.h"
+#include "chatd/metrics.h"
+#include "chatd/thread.h"
 #include "mongo_spool_format.h"
-#include "store_thread.h"
 
 enum { PIECE_MESSAGES = 256, PIECE_BYTES = 1024 * 1024 };
 
@@ -185,7 +186,35 @@ static int is_spool(const struct dirent *file)
     return length > suffix && strcmp(file->d_name + length - suffix, MONGO_SPOOL_SUFFIX) == 0;
 }
 
-static void replay_all(struct mongo_spool *spool)
+/* The records' heads alone are read. */
+static int64_t messages_in(int directory, const char *name)
+{
+    char magic[sizeof(MONGO_SPOOL_MAGIC) - 1];
+    struct mongo_spool_head head;
+    int fd = openat(directory, name, O_RDONLY | O_CLOEXEC);
+    off_t at = sizeof(magic), size = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+    int64_t messages = 0;
+
+    while (at + (off_t)sizeof(head) < size && pread(fd, &head, sizeof(head), at) == (ssize_t)sizeof(head)) {
+        at += (off_t)sizeof(head) + head.length;
+        messages += at <= size;
+    }
+    if (fd >= 0)
+        close(fd);
+    return messages;
+}
+
+/* All of this host's, whoever replays them: each worker says the same. */
+static void show_messages(int directory, struct dirent **files, int count)
+{
+    int64_t messages = 0;
+
+    for (int i = 0; i < count; i++)
+        messages += messages_in(directory, files[i]->d_name);
+    metrics_set(spool_messages, messages);
+}
+
+static void replay_all(struct mongo_spool *spool, bool go)
 {
     char path[PATH_MAX];
     struct dirent **files = NULL;
@@ -196,11 +225,14 @@ static void replay_all(struct mongo_spool *spool)
     directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory >= 0)
         count = scandirat(directory, ".", &files, is_spool, alphasort);
+    show_messages(directory, files, count);
     for (int i = 0; i < count; i++) {
-        if (!is_stopping(spool) && !take_file(spool, directory, files[i]->d_name))
+        if (go && !is_stopping(spool) && !take_file(spool, directory, files[i]->d_name))
             kept++;
-        free(files[i]);
     }
+    show_messages(directory, files, count);
+    for (int i = 0; i < count; i++)
+        free(files[i]);
     free(files);
     if (directory >= 0)
         close(directory);
@@ -213,6 +245,7 @@ static void *run(void *arg)
 {
     struct mongo_spool *spool = arg;
 
+    replay_all(spool, false); /* only looks how much there is */
     pthread_mutex_lock(&spool->mutex);
     while (!spool->stopping) {
         if (!spool->go) {
@@ -220,11 +253,11 @@ static void *run(void *arg)
             continue;
         }
         pthread_mutex_unlock(&spool->mutex);
-        replay_all(spool);
+        replay_all(spool, true);
         pthread_mutex_lock(&spool->mutex);
         spool->seen = true;
         if (!spool->stopping)
-            store_thread_cond_wait(&spool->change, &spool->mutex, MONGO_SPOOL_AGAIN_MS);
+            thread_cond_wait(&spool->change, &spool->mutex, MONGO_SPOOL_AGAIN_MS);
     }
     pthread_mutex_unlock(&spool->mutex);
     return NULL;
@@ -305,8 +338,8 @@ int mongo_spool_start(struct mongo_spool **out, const struct mongo_spool_options
         return -ENOMEM;
     spool->options = *options;
     pthread_mutex_init(&spool->mutex, NULL);
-    store_thread_cond_init(&spool->change);
-    status = store_thread_start(&spool->thread, run, spool);
+    thread_cond_init(&spool->change);
+    status = thread_start(&spool->thread, run, spool);
     if (status != 0) {
         free(spool);
         return status;

@@ -8,7 +8,7 @@
 
 #define ROOM_ID "(SELECT id FROM rooms WHERE name = ?1)"
 
-enum statement { HIGHEST, BY_KEY, BY_UID, BY_NUMBER, PAGE, ROOMS, STATEMENTS };
+enum statement { HIGHEST, BY_KEY, BY_UID, BY_NUMBER, PAGE, GONE, ROOMS, STATEMENTS };
 
 static const char *const SQL[STATEMENTS] = {
     [HIGHEST] = "SELECT coalesce((SELECT highest FROM rooms WHERE name = ?1),"
@@ -19,7 +19,8 @@ static const char *const SQL[STATEMENTS] = {
     [BY_NUMBER] = "SELECT uid FROM messages WHERE room = " ROOM_ID " AND seq = ?2",
     [PAGE] = "SELECT seq, event FROM messages WHERE room = " ROOM_ID " AND seq > ?2 AND seq <= ?3"
              " ORDER BY seq DESC LIMIT ?4",
-    [ROOMS] = "SELECT highest, name FROM rooms WHERE highest > 0 ORDER BY active DESC, id DESC LIMIT ?1",
+    [GONE] = "SELECT seq FROM gone WHERE room = " ROOM_ID,
+    [ROOMS] = "SELECT highest, name FROM rooms WHERE active > 0 ORDER BY active DESC, id DESC LIMIT ?1",
 };
 
 struct sqlite_query {
@@ -144,6 +145,20 @@ static enum store_status read_rows(sqlite3_stmt *statement, struct store_request
     return code == SQLITE_ROW || code == SQLITE_DONE ? STORE_OK : STORE_FAILED;
 }
 
+/* After the page is read: what was deleted before that is known by now. */
+static enum store_status read_gone(struct sqlite_query *query, struct store_request *request)
+{
+    sqlite3_stmt *statement = query->statements[GONE];
+    int code;
+
+    bind_room(statement, request);
+    code = sqlite3_step(statement);
+    if (code == SQLITE_ROW)
+        request->page.gone = (uint64_t)sqlite3_column_int64(statement, 0);
+    sqlite3_reset(statement);
+    return code == SQLITE_ROW || code == SQLITE_DONE ? STORE_OK : STORE_FAILED;
+}
+
 static enum store_status page(struct sqlite_query *query, struct store_request *request)
 {
     sqlite3_stmt *statement = query->statements[PAGE];
@@ -155,7 +170,7 @@ static enum store_status page(struct sqlite_query *query, struct store_request *
     sqlite3_bind_int64(statement, 4, (sqlite3_int64)request->limit + 1);
     status = read_rows(statement, request);
     page_reverse(&request->page);
-    return status;
+    return status != STORE_OK || request->more ? status : read_gone(query, request);
 }
 
 static enum store_status rooms(struct sqlite_query *query, struct store_request *request)

@@ -31,6 +31,11 @@ static const char CREATE[] =
     "CREATE UNIQUE INDEX messages_number ON messages(room, seq);"
     "CREATE UNIQUE INDEX messages_key ON messages(room, user, key) WHERE key IS NOT NULL;";
 
+/* Came later than the rest. A chatd that doesn't know it leaves it alone, so the version stays. Whose
+ * messages were deleted, up to which number. */
+static const char CREATE_GONE[] =
+    "CREATE TABLE IF NOT EXISTS gone(room INTEGER PRIMARY KEY, seq INTEGER NOT NULL)";
+
 static int make_path(char path[PATH_MAX], const char *data_dir, char error[RING_ERROR_MAX])
 {
     if (snprintf(path, PATH_MAX, "%s/chat.db", data_dir) < PATH_MAX)
@@ -101,6 +106,11 @@ static int set_up(sqlite3 *db, enum sqlite_schema_mode mode, char error[RING_ERR
                "PRAGMA synchronous=FULL; PRAGMA cache_size=-8000; PRAGMA journal_size_limit=67108864;"
                "PRAGMA wal_autocheckpoint=0",
                error);
+}
+
+int sqlite_schema_relax(sqlite3 *db, char error[RING_ERROR_MAX])
+{
+    return run(db, "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=1000", error);
 }
 
 int sqlite_schema_open(sqlite3 **db, const char *data_dir, enum sqlite_schema_mode mode,
@@ -268,6 +278,8 @@ int sqlite_schema_prepare(const char *data_dir, uint8_t store_id[RING_ID_SIZE], 
     status = begin(&db, path, error);
     if (status == 0)
         status = check(db, store_id, error);
+    if (status == 0)
+        status = run(db, CREATE_GONE, error);
     if (status == 0)
         status = run(db, "COMMIT", error);
     sqlite3_close(db); /* rolls back what is open */

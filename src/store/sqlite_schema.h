@@ -27,6 +27,10 @@ int sqlite_schema_new_life(const char *data_dir, char error[RING_ERROR_MAX])
 int sqlite_schema_open(sqlite3 **db, const char *data_dir, enum sqlite_schema_mode mode,
                        char error[RING_ERROR_MAX]) __attribute__((warn_unused_result));
 
+/* For a connection whose commits nobody is told of: they are not flushed to the disk one by one, and it sees
+ * to SQLite's log itself. */
+int sqlite_schema_relax(sqlite3 *db, char error[RING_ERROR_MAX]) __attribute__((warn_unused_result));
+
 /* Prepares a statement that is used as long as the connection. */
 int sqlite_schema_statement(sqlite3 *db, const char *sql, sqlite3_stmt **statement,
                             char error[RING_ERROR_MAX]) __attribute__((warn_unused_result));

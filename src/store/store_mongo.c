@@ -11,6 +11,7 @@
 #include "mongo_follower.h"
 #include "mongo_query.h"
 #include "mongo_queue.h"
+#include "mongo_retention.h"
 #include "mongo_spool.h"
 #include "mongo_uri.h"
 #include "store_ring.h"
@@ -26,6 +27,7 @@ struct store_mongo {
     struct store store; /* first: ops get a pointer to it */
     struct mongo_link *link;
     struct mongo_notes *notes;
+    struct mongo_retention *retention;
     struct store_reader *reader;
     struct mongo_query query;
     uv_async_t async; /* threads have something for the loop */
@@ -109,6 +111,18 @@ static void health(struct store *store, struct store_health *health)
     health->queued_bytes = mongo_queue_bytes(self->queue);
 }
 
+static void tick(struct store *store)
+{
+    struct store_mongo *self = self_of(store);
+
+    if (self->queue) {
+        mongo_queue_show(self->queue);
+        return;
+    }
+    store_ring_show(&self->waiting);
+    store_writer_show(self->writer);
+}
+
 static const struct store_ops OPS = {
     .commit = commit,
     .highest = highest,
@@ -118,6 +132,7 @@ static const struct store_ops OPS = {
     .seen = seen,
     .full = full,
     .health = health,
+    .tick = tick,
 };
 
 void store_mongo_on_committed(void *arg)
@@ -159,6 +174,8 @@ static void on_async(uv_async_t *async)
 
     if (store_reader_deliver(self->reader, ANSWERS_PER_TURN))
         uv_async_send(&self->async);
+    if (self->retention)
+        mongo_retention_turn(self->retention);
     if (!self->queue) {
         store_ring_on_committed(&self->waiting);
         return;
@@ -221,6 +238,19 @@ static int start_follower(struct store_mongo *self, const struct store_mongo_opt
     target = mongo_follower_target(&self->follower);
     store_ring_init(&self->waiting, options->ring, self->reader, &self->async);
     return store_writer_start(&self->writer, options->ring, &target);
+}
+
+static int start_retention(struct store_mongo *self, const struct store_mongo_options *options)
+{
+    struct mongo_retention_options retention = {.link = self->link,
+                                                .config = options->config,
+                                                .ring = options->ring,
+                                                .forget = options->forget,
+                                                .bus = options->forget_arg,
+                                                .wake = wake,
+                                                .wake_arg = self};
+
+    return mongo_retention_start(&self->retention, &retention);
 }
 
 static int start_handles(struct store_mongo *self, uv_loop_t *loop)
@@ -287,10 +317,21 @@ int store_mongo_new(struct store **store, const struct store_mongo_options *opti
     status = options->ring ? start_follower(self, options) : start_queue(self, options);
     if (status != 0)
         goto fail_reader;
+    status = start_retention(self, options);
+    if (status != 0)
+        goto fail_writing;
     start_turns(self, options->loop);
     *store = &self->store;
     return 0;
 
+fail_writing:
+    if (self->queue) {
+        mongo_queue_stop(self->queue, 0);
+        mongo_spool_stop(self->spool);
+        mongo_queue_free(self->queue);
+    } else {
+        store_writer_stop(self->writer, 0);
+    }
 fail_reader:
     store_reader_stop(self->reader);
     store_reader_free(self->reader);
@@ -326,7 +367,10 @@ void store_mongo_close(struct store *store, int patience_ms)
 
     /* Whoever reads may need the socket's timeout to find its way back: side by side with the writer. */
     store_reader_end(self->reader);
+    mongo_retention_end(self->retention);
     stop_writing(self, patience_ms);
+    mongo_retention_stop(self->retention);
+    self->retention = NULL;
     store_reader_stop(self->reader);
     mongo_notes_stop(self->notes, NOTES_PATIENCE_MS);
     store_reader_deliver(self->reader, INT_MAX);

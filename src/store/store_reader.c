@@ -7,7 +7,8 @@
 
 #include "chatd/clock.h"
 #include "chatd/log.h"
-#include "store_thread.h"
+#include "chatd/metrics.h"
+#include "chatd/thread.h"
 
 enum {
     READER_QUEUE_MAX = 4096,
@@ -36,6 +37,7 @@ struct store_reader {
     size_t answered_bytes;
     bool stopping;
     int64_t failing_since_ms; /* 0 while reading works */
+    int64_t working_since_ms; /* 0: it always did */
     int64_t failed_ms;        /* monotonic; of the last failure */
     char error[RING_ERROR_MAX];
 
@@ -78,8 +80,10 @@ static void note_outcome(struct store_reader *reader, const char *error)
 
     pthread_mutex_lock(&reader->mutex);
     failed_before = reader->failing_since_ms != 0;
-    if (failed != failed_before)
+    if (failed != failed_before) {
         reader->failing_since_ms = failed ? clock_wall_ms() : 0;
+        reader->working_since_ms = clock_wall_ms();
+    }
     if (failed) {
         memcpy(reader->error, error, sizeof(reader->error));
         reader->failed_ms = clock_monotonic_ms();
@@ -102,6 +106,7 @@ static bool is_expired(const struct store_reader *reader, const struct store_req
 static void answer(struct store_reader *reader, void **connection, struct store_request *request)
 {
     char error[RING_ERROR_MAX] = "";
+    int64_t start_us = clock_monotonic_us();
 
     request->status = STORE_FAILED;
     /* Whoever asked has waited long enough, and those behind would wait for this one too. */
@@ -111,6 +116,7 @@ static void answer(struct store_reader *reader, void **connection, struct store_
         reader->source.close(*connection);
         *connection = NULL;
     }
+    metrics_observe(store_read_seconds, clock_monotonic_us() - start_us);
     note_outcome(reader, error);
 }
 
@@ -171,7 +177,7 @@ int store_reader_start(struct store_reader **out, const struct store_source *sou
     pthread_mutex_init(&reader->mutex, NULL);
     pthread_cond_init(&reader->work, NULL);
     for (unsigned i = 0; i < source->threads && i < READER_THREADS_MAX && status == 0; i++) {
-        status = store_thread_start(&reader->threads[i], run, reader);
+        status = thread_start(&reader->threads[i], run, reader);
         if (status == 0)
             reader->started++;
     }
@@ -274,6 +280,7 @@ static void submit(struct store_reader *reader, struct store_request *request)
         pthread_cond_signal(&reader->work);
     } else {
         request->status = reader->stopping ? STORE_FAILED : STORE_BUSY;
+        metrics_add(limited_total[METRICS_LIMIT_store_queue], !reader->stopping);
         push(&reader->answered, request);
         reader->on_ready(reader->arg);
     }
@@ -394,10 +401,11 @@ bool store_reader_works(struct store_reader *reader, char error[RING_ERROR_MAX],
     works = reader->failing_since_ms == 0 ||
             (reader->source.forget_ms > 0 &&
              clock_monotonic_ms() - reader->failed_ms > reader->source.forget_ms);
-    if (!works) {
+    *since_ms = works ? reader->working_since_ms : reader->failing_since_ms;
+    if (works && reader->failing_since_ms != 0) /* forgotten, then */
+        *since_ms = clock_wall_ms() - (clock_monotonic_ms() - reader->failed_ms - reader->source.forget_ms);
+    if (!works)
         memcpy(error, reader->error, RING_ERROR_MAX);
-        *since_ms = reader->failing_since_ms;
-    }
     pthread_mutex_unlock(&reader->mutex);
     return works;
 }

@@ -78,7 +78,8 @@ void store_reader_free(struct store_reader *reader); /* stopped, and all answers
 /* Calls back for at most `most` answered requests; true when there may be more. */
 bool store_reader_deliver(struct store_reader *reader, int most);
 
-/* False while reading fails: why, and since when (Unix time). */
+/* False while reading fails, and why; *since_ms is when the present state began (Unix time; 0: it was never
+ * another). */
 bool store_reader_works(struct store_reader *reader, char error[RING_ERROR_MAX], int64_t *since_ms);
 
 /* The questions; those of store.h as there. STORE_BUSY when too many wait. */

@@ -76,17 +76,31 @@ void store_ring_on_committed(struct store_ring *self)
     await_first(self);
 }
 
+void store_ring_show(const struct store_ring *self)
+{
+    metrics_set(store_queue, ring_speaks(self->ring) ? ring_waiting(self->ring) : 0);
+}
+
 void store_ring_health(struct store_ring *self, struct store_health *health)
 {
     uint64_t committed = ring_committed(self->ring), head = ring_head(self->ring);
-    int64_t stalled_ms = ring_stalled_ms(self->ring);
+    int64_t stalled_ms = ring_stalled_ms(self->ring), reads_since_ms = 0;
+    bool writes;
 
     _Static_assert(sizeof(health->error) == RING_ERROR_MAX, "an error of the ring is an error of the store");
     memset(health, 0, sizeof(*health));
     health->queued_bytes = head > committed ? head - committed : 0;
-    health->ok = ring_report_get(self->ring, health->error, &health->since_ms) &&
-                 store_reader_works(self->reader, health->error, &health->since_ms);
+    writes = ring_report_get(self->ring, health->error, &health->since_ms);
+    health->ok = writes && store_reader_works(self->reader, health->error, &reads_since_ms);
+    if (!health->ok && writes)
+        health->since_ms = reads_since_ms;
+    /* All is well since the last of these was. */
+    if (health->ok && reads_since_ms > health->since_ms)
+        health->since_ms = reads_since_ms;
+    if (health->ok && self->stalled_until_ms > health->since_ms)
+        health->since_ms = self->stalled_until_ms;
     if (health->ok && stalled_ms > RING_STALL_MS) {
+        self->stalled_until_ms = clock_wall_ms();
         health->ok = false;
         health->since_ms = clock_wall_ms() - stalled_ms;
         snprintf(health->error, sizeof(health->error),
@@ -110,5 +124,7 @@ void store_ring_close(struct store_ring *self)
     }
     store_reader_deliver(self->reader, INT_MAX); /* those callbacks may have asked for more */
     metrics_set(ack_queue, 0);
+    metrics_set(store_queue, 0);
+    metrics_set(store_latency_seconds, 0);
     store_waiters_deinit(&self->waiters);
 }

@@ -18,6 +18,7 @@ struct store_ring {
     uv_async_t *async;
     struct store_waiters waiters;
     uint64_t awaited; /* what ring_await was told */
+    int64_t stalled_until_ms; /* when health was asked last while the writer was stuck; 0: never */
     bool closing;
 };
 
@@ -29,6 +30,9 @@ void store_ring_commit(struct store_ring *self, const struct message *message, s
 
 /* The ring's committed position has moved. */
 void store_ring_on_committed(struct store_ring *self);
+
+/* About once a second: sets store_queue, in one worker of the host. */
+void store_ring_show(const struct store_ring *self);
 
 /* Writing is the host's business and reading this worker's: either can fail alone. */
 void store_ring_health(struct store_ring *self, struct store_health *health);

@@ -9,7 +9,9 @@
 
 #include "sqlite_batch.h"
 #include "sqlite_query.h"
+#include "sqlite_retention.h"
 #include "sqlite_schema.h"
+#include "store_retention.h"
 #include "store_ring.h"
 #include "store_writer.h"
 
@@ -24,6 +26,7 @@ struct store_sqlite {
     struct store_writer *writer;
     struct store_reader *reader;
     uv_async_t async; /* answers are there, or a position is committed already */
+    const struct config *config;
     char data_dir[PATH_MAX];
 };
 
@@ -44,30 +47,55 @@ int store_sqlite_new_life(const char *data_dir, char error[RING_ERROR_MAX])
 
 /* ---- what the threads call ---- */
 
-static int open_batch(void *arg, struct ring *ring, void **connection, char error[RING_ERROR_MAX])
+/* The writer's connection. */
+struct writing {
+    struct sqlite_batch *batch;
+    struct sqlite_retention *retention;
+};
+
+static int open_writing(void *arg, struct ring *ring, void **connection, char error[RING_ERROR_MAX])
 {
     struct store_sqlite *self = arg;
-    struct sqlite_batch *batch = NULL;
-    int status = sqlite_batch_open(&batch, ring, self->data_dir, error);
+    struct writing *writing = calloc(1, sizeof(*writing));
+    int status;
 
-    *connection = batch;
-    return status;
+    if (!writing)
+        abort();
+    status = sqlite_batch_open(&writing->batch, ring, self->data_dir, error);
+    if (status != 0) {
+        free(writing);
+        return status;
+    }
+    writing->retention = sqlite_retention_new(self->config, ring, self->data_dir);
+    *connection = writing;
+    return 0;
 }
 
 static int run_batch(void *connection, struct ring *ring, uint64_t *position, uint32_t *messages,
                      char error[RING_ERROR_MAX])
 {
-    return sqlite_batch_run(connection, ring, position, messages, error);
+    return sqlite_batch_run(((struct writing *)connection)->batch, ring, position, messages, error);
 }
 
 static void checkpoint(void *connection)
 {
-    sqlite_batch_checkpoint(connection);
+    sqlite_batch_checkpoint(((struct writing *)connection)->batch);
 }
 
-static void close_batch(void *connection)
+static int retain(void *connection)
 {
-    sqlite_batch_close(connection);
+    return sqlite_retention_step(((struct writing *)connection)->retention);
+}
+
+static void close_writing(void *connection)
+{
+    struct writing *writing = connection;
+
+    if (!writing)
+        return;
+    sqlite_retention_free(writing->retention);
+    sqlite_batch_close(writing->batch);
+    free(writing);
 }
 
 static int answer(void *arg, void **connection, struct store_request *request, char error[RING_ERROR_MAX])
@@ -142,6 +170,12 @@ static void on_ready(void *arg)
     uv_async_send(&self->async);
 }
 
+static void tick(struct store *store)
+{
+    store_ring_show(&self_of(store)->waiting);
+    store_writer_show(self_of(store)->writer);
+}
+
 static const struct store_ops OPS = {
     .commit = commit,
     .highest = highest,
@@ -149,17 +183,20 @@ static const struct store_ops OPS = {
     .page = page,
     .rooms = rooms,
     .health = health,
+    .tick = tick,
 };
 
-int store_sqlite_new(struct store **store, uv_loop_t *loop, struct ring *ring, const char *data_dir)
+int store_sqlite_new(struct store **store, uv_loop_t *loop, struct ring *ring, const char *data_dir,
+                     const struct config *config)
 {
     struct store_sqlite *self = calloc(1, sizeof(*self));
     struct store_source source = {.arg = self, .answer = answer, .close = close_query, .threads = 1};
     struct store_target target = {.arg = self,
-                                  .open = open_batch,
+                                  .open = open_writing,
                                   .run = run_batch,
                                   .tidy = checkpoint,
-                                  .close = close_batch,
+                                  .step = store_retention_wanted(config) ? retain : NULL,
+                                  .close = close_writing,
                                   .batch_messages = SQLITE_BATCH_MESSAGES,
                                   .retry_most_ms = SQLITE_RETRY_MOST_MS};
     int status = -ENAMETOOLONG;
@@ -169,6 +206,7 @@ int store_sqlite_new(struct store **store, uv_loop_t *loop, struct ring *ring, c
     if (strlen(data_dir) >= sizeof(self->data_dir))
         goto fail;
     memcpy(self->data_dir, data_dir, strlen(data_dir) + 1);
+    self->config = config;
     self->store.ops = &OPS;
     self->async.data = self;
     status = store_reader_start(&self->reader, &source, on_ready, self);

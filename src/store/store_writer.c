@@ -9,7 +9,8 @@
 #include "chatd/clock.h"
 #include "chatd/log.h"
 #include "chatd/metrics.h"
-#include "store_thread.h"
+#include "chatd/thread.h"
+#include "store_latency.h"
 
 enum {
     /* How long a candidate sleeps in the lock before it looks whether it was told to stop: 64 of them wake 64
@@ -29,6 +30,7 @@ struct store_writer {
     pthread_cond_t stop;
     _Atomic bool stopping;
     _Atomic int64_t deadline_ms; /* monotonic; of the last commits once stopping */
+    struct store_latency latency;
 
     /* The thread's own. */
     void *connection; /* NULL while there is none */
@@ -74,7 +76,7 @@ static void report_success(struct store_writer *writer)
 /* Backoff with jitter; cut short by being told to stop, and then by the deadline. */
 static void wait_to_retry(struct store_writer *writer)
 {
-    int ms = store_thread_pause(&writer->retry_ms, WRITER_RETRY_FIRST_MS, writer->target.retry_most_ms,
+    int ms = thread_pause(&writer->retry_ms, WRITER_RETRY_FIRST_MS, writer->target.retry_most_ms,
                                 &writer->seed);
 
     pthread_mutex_lock(&writer->mutex);
@@ -83,7 +85,7 @@ static void wait_to_retry(struct store_writer *writer)
 
         ms = left < 0 ? 0 : left < ms ? (int)left : ms;
     }
-    store_thread_cond_wait(&writer->stop, &writer->mutex, ms);
+    thread_cond_wait(&writer->stop, &writer->mutex, ms);
     pthread_mutex_unlock(&writer->mutex);
 }
 
@@ -98,8 +100,11 @@ static bool write_some(struct store_writer *writer, uint32_t *messages, char err
 {
     uint64_t committed = ring_committed(writer->ring), position = committed;
     int64_t start = clock_monotonic_us();
-    int status = writer->target.run(writer->connection, writer->ring, &position, messages, error);
+    int status;
 
+    if (ring_waiting(writer->ring) > 0)
+        store_latency_begin(&writer->latency);
+    status = writer->target.run(writer->connection, writer->ring, &position, messages, error);
     if (status != 0) {
         if (status != -EBUSY && status != -EAGAIN)
             disconnect(writer);
@@ -110,6 +115,7 @@ static bool write_some(struct store_writer *writer, uint32_t *messages, char err
     if (*messages > 0) {
         metrics_add(store_rows_total, *messages);
         metrics_observe(store_commit_seconds, clock_monotonic_us() - start);
+        store_latency_end(&writer->latency);
         if (writer->target.tidy)
             writer->target.tidy(writer->connection);
     }
@@ -124,8 +130,18 @@ static void pace(struct store_writer *writer, int64_t start)
 
     pthread_mutex_lock(&writer->mutex);
     if (left > 0 && !atomic_load(&writer->stopping))
-        store_thread_cond_wait(&writer->stop, &writer->mutex, left);
+        thread_cond_wait(&writer->stop, &writer->mutex, left);
     pthread_mutex_unlock(&writer->mutex);
+}
+
+/* How long there is nothing to do but for messages. */
+static int do_step(struct store_writer *writer)
+{
+    int ms = WRITER_IDLE_MS;
+
+    if (writer->target.step && !atomic_load(&writer->stopping))
+        ms = writer->target.step(writer->connection);
+    return ms < WRITER_IDLE_MS ? ms : WRITER_IDLE_MS;
 }
 
 /* True while there is something left to do in office. Once told to stop: what was in the ring then (`goal`),
@@ -146,6 +162,7 @@ static void hold_office(struct store_writer *writer)
     char error[RING_ERROR_MAX];
     uint32_t messages;
     uint64_t goal = 0;
+    int idle_ms;
 
     writer->suspect = true; /* the one before may have died while it failed */
     while (goes_on(writer, &goal)) {
@@ -162,8 +179,9 @@ static void hold_office(struct store_writer *writer)
             continue;
         }
         report_success(writer);
+        idle_ms = do_step(writer);
         if (messages == 0)
-            ring_wait(writer->ring, ring_committed(writer->ring), WRITER_IDLE_MS);
+            ring_wait(writer->ring, ring_committed(writer->ring), idle_ms);
         else if (messages < writer->target.batch_messages / 4)
             pace(writer, start);
     }
@@ -177,6 +195,7 @@ static void *run(void *arg)
         if (!ring_writer_lock(writer->ring, WRITER_CANDIDATE_MS))
             continue;
         hold_office(writer);
+        store_latency_give_up(&writer->latency);
         disconnect(writer);
         ring_writer_unlock(writer->ring);
         if (!atomic_load(&writer->stopping))
@@ -196,14 +215,19 @@ int store_writer_start(struct store_writer **out, struct ring *ring, const struc
     writer->ring = ring;
     writer->seed = (unsigned)clock_monotonic_us();
     pthread_mutex_init(&writer->mutex, NULL);
-    store_thread_cond_init(&writer->stop);
-    status = store_thread_start(&writer->thread, run, writer);
+    thread_cond_init(&writer->stop);
+    status = thread_start(&writer->thread, run, writer);
     if (status != 0) {
         free(writer);
         return status;
     }
     *out = writer;
     return 0;
+}
+
+void store_writer_show(struct store_writer *writer)
+{
+    store_latency_show(&writer->latency);
 }
 
 void store_writer_stop(struct store_writer *writer, int patience_ms)

@@ -21,6 +21,9 @@ struct store_target {
     int (*run)(void *connection, struct ring *ring, uint64_t *position, uint32_t *messages,
                char error[RING_ERROR_MAX]);
     void (*tidy)(void *connection);  /* after each batch; may be NULL */
+    /* A short piece of other work, between two batches; may be NULL. How many milliseconds later it wants to
+     * be called again. It sees to its failures itself. */
+    int (*step)(void *connection);
     void (*close)(void *connection); /* NULL is allowed */
     uint32_t batch_messages;         /* at most in one batch */
     int retry_most_ms;               /* the longest pause between two tries */
@@ -30,6 +33,9 @@ struct store_target {
 /* `ring` stays the caller's, and until store_writer_stop. The target is copied. */
 int store_writer_start(struct store_writer **writer, struct ring *ring, const struct store_target *target)
     __attribute__((warn_unused_result));
+
+/* Sets store_latency_seconds; any thread. A worker out of office has none. */
+void store_writer_show(struct store_writer *writer);
 
 /* Ends and frees the thread: one in office first commits what is in the ring now, for at most `patience_ms`.
  * One that waits for the office notices within a second; when all workers stop at once, at once, because the

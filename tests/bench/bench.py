@@ -11,6 +11,7 @@ Exit code: 0 when every bound holds and every run was clean, else 1.
 """
 
 import argparse
+import http.client
 import json
 import os
 import platform
@@ -55,6 +56,21 @@ def p99(run):
 def connects(run):
     return run["connects_per_second"]
 
+
+# What Prometheus costs: a large host in full traffic, asked as Prometheus asks (keep-alive, compressed), far more often.
+SCRAPE = "scrape"
+SCRAPE_LOAD = (2, ["--connections=15000", "--rooms=150", "--publishers=150", "--rate=200"])
+SCRAPE_WINDOWS = "without with with without without with with without".split()
+SCRAPE_WINDOW_S = 4
+SCRAPES_PER_SECOND = 100
+SCRAPE_INTERVAL_S = 5  # between two questions in earnest
+SCRAPE_BOUND = 0.5  # percent of a core
+SCRAPE_HEADERS = {
+    "Accept": "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+    "Accept-Encoding": "gzip",
+    "User-Agent": "Prometheus/2.42.0",
+    "X-Prometheus-Scrape-Timeout-Seconds": "5",
+}
 
 # Scenario, title, unit, what to read from a run, decimals, bound, whether it is on the ratio to floor.
 FIGURES = [
@@ -123,11 +139,104 @@ def measure(server, scenario, options):
     return report
 
 
+def cpu_of(pids):
+    """Seconds of processor time that these processes have had, all threads."""
+    return sum(int(path.read_text().split()[0]) for pid in pids
+               for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def scrape_for(connection, seconds):
+    """Asks at an even rate; returns how often, and the answer's bytes as they came."""
+    end, count, length = time.monotonic() + seconds, 0, 0
+    due = time.monotonic()
+    while due < end:
+        time.sleep(max(0, due - time.monotonic()))
+        due += 1 / SCRAPES_PER_SECOND
+        connection.request("GET", "/metrics", headers=SCRAPE_HEADERS)
+        answer = connection.getresponse()
+        length = len(answer.read())
+        if answer.status != 200 or not answer.headers["Content-Type"].startswith("text/plain"):
+            raise AssertionError(f"/metrics: {answer.status}, {answer.headers['Content-Type']}")
+        count += 1
+    time.sleep(max(0, end - time.monotonic()))
+    return count, length
+
+
+def scrape_windows(chatd, load):
+    """CPU of chatd in windows with and without scrapes, taken in turns while the load lasts."""
+    pids = [chatd.pid, *chatd.workers()]
+    connection = http.client.HTTPConnection("127.0.0.1", chatd.port, timeout=RUN_DEADLINE)
+    used, scrapes, length = {"with": 0.0, "without": 0.0}, 0, 0
+    for window in SCRAPE_WINDOWS:
+        before, started = cpu_of(pids), time.monotonic()
+        if window == "with":
+            count, length = scrape_for(connection, SCRAPE_WINDOW_S)
+            scrapes += count
+        else:
+            time.sleep(SCRAPE_WINDOW_S)
+        # What took longer than it should has cost more for that.
+        used[window] += (cpu_of(pids) - before) * SCRAPE_WINDOW_S / (time.monotonic() - started)
+    if load.poll() is not None:
+        raise AssertionError("the load ended before the last window")
+    connection.close()
+    cost = (used["with"] - used["without"]) / scrapes
+    busy = used["without"] / SCRAPE_WINDOWS.count("without") / SCRAPE_WINDOW_S
+    return {"seconds": cost, "scrapes": scrapes, "bytes": length, "busy_cores": busy,
+            "percent": cost / SCRAPE_INTERVAL_S * 100}
+
+
+def measure_scrapes(options):
+    workers, arguments = SCRAPE_LOAD
+    seconds = len(SCRAPE_WINDOWS) * SCRAPE_WINDOW_S + 10
+    with Chatd(workers=workers) as chatd:
+        load = subprocess.Popen(
+            [options.chatload, *arguments, f"--seconds={seconds}", "--text-bytes=128", "--source-addresses=8",
+             f"--server-pid={chatd.pid}", "127.0.0.1", str(chatd.port)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            until(lambda: chatd.metrics()["memberships"] == 15000 and chatd.metrics()["deliveries_total"] > 10000,
+                  "all are there and messages flow", RUN_DEADLINE)
+            return scrape_windows(chatd, load)
+        finally:
+            load.kill()
+            load.communicate()
+
+
+def run_scrapes(options):
+    """The rounds' figures; what was wrong is in `fault`."""
+    runs = []
+    for number in range(options.rounds):
+        say(f"round {number + 1} of {options.rounds}: {SCRAPE}")
+        try:
+            runs.append(measure_scrapes(options))
+        except (AssertionError, OSError) as error:
+            runs.append({"fault": str(error)})
+            say(f"  not clean: {error}")
+    return runs
+
+
+def judge_scrapes(runs):
+    clean = [run for run in runs if "fault" not in run]
+    if not clean:
+        return None
+    share = spread([run["percent"] for run in clean])
+    return {"percent": share, "milliseconds": spread([run["seconds"] * 1000 for run in clean]),
+            "bytes": clean[-1]["bytes"], "busy_cores": clean[-1]["busy_cores"],
+            "holds": share["median"] < SCRAPE_BOUND}
+
+
+def print_scrapes(figure):
+    print(f"\nA scrape of /metrics costs {figure['milliseconds']['median']:.2f} ms of CPU ({figure['bytes']:,} bytes, "
+          f"{figure['busy_cores']:.2f} cores busy with 15,000 connections): one per {SCRAPE_INTERVAL_S} s is "
+          f"{figure['percent']['median']:.3f} % of a core ({figure['percent']['min']:.3f}–"
+          f"{figure['percent']['max']:.3f}), bound {SCRAPE_BOUND} %: {'pass' if figure['holds'] else 'FAIL'}")
+
+
 def run_rounds(options):
     """All runs, in the order they were made."""
     runs = []
     for number in range(options.rounds):
-        for scenario in options.only or SCENARIOS:
+        for scenario in chosen(options):
             servers = ["chatd", "floor"] if number % 2 == 0 else ["floor", "chatd"]
             for server in servers:
                 say(f"round {number + 1} of {options.rounds}: {scenario}, {server}")
@@ -138,6 +247,10 @@ def run_rounds(options):
                 runs.append({"round": number, "scenario": scenario, "server": server, "started": started,
                              "report": report})
     return runs
+
+
+def chosen(options):
+    return [scenario for scenario in options.only or SCENARIOS if scenario != SCRAPE]
 
 
 def spread(values):
@@ -197,7 +310,7 @@ def say(text):
 def parse_options():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", action="append", choices=SCENARIOS, help="these scenarios; may be repeated")
+    parser.add_argument("--only", action="append", choices=[*SCENARIOS, SCRAPE], help="these scenarios; may be repeated")
     parser.add_argument("--chatd", default=os.environ.get("CHATD", str(ROOT / "build/chatd")))
     parser.add_argument("--floor", default=str(ROOT / "build/floor"))
     parser.add_argument("--chatload", default=str(ROOT / "build/chatload"))
@@ -216,19 +329,30 @@ def main():
     options = parse_options()
     runs = run_rounds(options)
     figures = judge(runs)
+    scrapes = run_scrapes(options) if SCRAPE in (options.only or [SCRAPE]) else []
+    scrape_figure = judge_scrapes(scrapes)
     faults = [run for run in runs if "fault" in run["report"]]
     Path(options.out).write_text(json.dumps(
-        {"machine": machine(), "rounds": options.rounds, "figures": figures, "runs": runs}, indent=1) + "\n")
+        {"machine": machine(), "rounds": options.rounds, "figures": figures, "runs": runs,
+         "scrape": scrape_figure, "scrapes": scrapes}, indent=1) + "\n")
 
-    print_table(figures)
+    if figures:
+        print_table(figures)
+    if scrape_figure:
+        print_scrapes(scrape_figure)
+    for run in scrapes:
+        if "fault" in run:
+            print(f"\nnot clean: {SCRAPE}: {run['fault']}")
     for run in faults:
         where = f"round {run['round'] + 1}, {run['scenario']}, {run['server']}"
         print(f"\nnot clean: {where}: {run['report']['fault']}")
-    expected = [figure for figure in FIGURES if figure[0] in (options.only or SCENARIOS)]
+    expected = [figure for figure in FIGURES if figure[0] in chosen(options)]
     missing = len(expected) - len(figures)
     if missing:
         print(f"\n{missing} figures have no round in which both servers ran cleanly")
-    return 1 if faults or missing or not all(figure.get("holds", True) for figure in figures) else 0
+    clean = not faults and not missing and not any("fault" in run for run in scrapes)
+    holds = all(figure.get("holds", True) for figure in [*figures, *([scrape_figure] if scrape_figure else [])])
+    return 0 if clean and holds else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """HTTP on the same port: page, health, metrics, the API, and who may upgrade (RFC 6455 section 4)."""
 
+import gzip
 import json
 import time
 from urllib.parse import quote
@@ -8,7 +9,7 @@ import pytest
 
 from support.chatd import DEADLINE, until
 from support.client import eventually
-from wire import PING, PONG, TEXT, Wire, command, frame
+from wire import CLOSE, PING, PONG, TEXT, Wire, command, frame
 
 
 def error_of(body):
@@ -36,7 +37,7 @@ def test_page_and_its_files(server):
     assert "chat.js" in page and "chat.css" in page
 
 
-@pytest.mark.parametrize("path", ["/", "/chat.js", "/health", "/metrics", "/api/rooms"])
+@pytest.mark.parametrize("path", ["/", "/chat.js", "/health", "/metrics", "/alerts", "/api/rooms"])
 def test_head_is_get_without_a_body(server2, path):
     with Wire(server2) as wire:
         wire.send(f"HEAD {path} HTTP/1.1\r\nHost: {wire.host}\r\n\r\n")
@@ -79,15 +80,187 @@ def test_404(server2, path):
         ("DELETE", "/api/rooms"),
         ("POST", "/ws"),
         ("PATCH", "/chat.js"),
-        ("OPTIONS", "/health"),
+        ("POST", "/health/ready"),
+        ("TRACE", "/health/live"),
+        ("PROPFIND", "/api/rooms/general/messages"),
+        ("POST", "/api/rooms/general/members"),
     ],
 )
 def test_405(server2, method, path):
     with Wire(server2) as wire:
-        wire.send(f"{method} {path} HTTP/1.1\r\nHost: {wire.host}\r\nContent-Length: 0\r\n\r\n")
+        for body in (b"", b"x=1", b"x" * 60000):
+            head = f"{method} {path} HTTP/1.1\r\nHost: {wire.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+            wire.send(head.encode() + body)
+            head, answer = wire.answer()
+            assert head.status == 405 and head.headers["allow"] == "GET, HEAD, OPTIONS"
+            error_of(answer)
+
+
+ROUTES = ["/", "/index.html", "/chat.js", "/chat.css", "/client.js", "/health", "/health/live", "/health/ready"]
+ROUTES += ["/metrics", "/alerts", "/api/rooms", "/api/rooms/general/messages", "/api/rooms/general/members", "/ws"]
+
+
+@pytest.mark.parametrize("path", [*ROUTES, "*"])
+def test_options_says_what_is_allowed(server2, path):
+    with Wire(server2) as wire:
+        for _ in range(2):
+            wire.send(f"OPTIONS {path} HTTP/1.1\r\nHost: {wire.host}\r\n\r\n")
+            head, _ = wire.answer()
+            assert head.status == 204 and head.headers["allow"] == "GET, HEAD, OPTIONS"
+            assert "content-length" not in head.headers
+
+
+def test_head_says_what_get_would(server2):
+    for path in ("/", "/chat.js", "/health/ready", "/api/rooms/never-heard-of/members"):
+        for headers in ({}, {"Accept-Encoding": "gzip"}):
+            _, got, body = server2.get(path, headers=headers)
+            _, head, nothing = server2.get(path, method="HEAD", headers=headers)
+            assert not nothing and int(head["Content-Length"]) == len(body)
+            assert set(head.keys()) == set(got.keys())
+            for name in set(got.keys()) - {"Date"}:
+                assert head[name] == got[name], (path, name)
+
+
+@pytest.mark.parametrize(
+    "request_text, status",
+    [
+        ("POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n", 413),
+        ("GET /" + "x" * 9000, 414),
+        ("GET / HTTP/1.1\r\nHost: x\r\nX: " + "x" * 9000, 431),
+        ("GET / HTTP/1.1\r\nHost: x\r\n" + "X: y\r\n" * 65 + "\r\n", 431),
+        ("POST / HTTP/1.1\r\nHost: x\r\nExpect: tea\r\nContent-Length: 1\r\n\r\n", 417),
+        ("GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        ("BREW / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    ],
+    ids=["body", "target", "header", "headers", "expectation", "version", "method"],
+)
+def test_refusals_have_their_own_status(server2, request_text, status):
+    before = server2.metrics()
+    with Wire(server2) as wire:
+        wire.send(request_text)
         head, body = wire.answer()
-        assert head.status == 405 and "GET" in head.headers["allow"]
+        assert head.status == status and head.headers["connection"] == "close"
         error_of(body)
+    after = server2.metrics()
+    assert after["refused_total"] - before["refused_total"] == 1
+    assert after["http_requests_total"] - before["http_requests_total"] == 1 + 1  # the refusal, and `before`
+
+
+# -- what a client would rather have -------------------------------------------------------------------------
+
+
+def test_metrics_by_accept(server2):
+    """All cases: tests/unit/test_routes.c."""
+    scraper = (
+        "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+        "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+    )
+    for accept, kind in [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("text/plain", "text/plain; version=0.0.4; charset=utf-8"),
+        (scraper, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    ]:
+        status, headers, body = server2.get("/metrics", headers={"Accept": accept} if accept else {})
+        assert status == 200 and headers["Content-Type"] == kind, accept
+        assert ", ".join(headers.get_all("Vary")) == "Accept-Encoding, Accept"
+        assert body.startswith(b"{") == (kind == "application/json")
+        assert body.endswith(b"# EOF\n") == ("openmetrics" in kind)
+
+
+async def test_gzip_gives_the_same_bytes(chatd, people):
+    server = chatd(workers=1)
+    ana = await people.member("ana", "r")
+    for n in range(60):
+        await ana.say("r", f"some text, number {n}, in words and letters, as people write")
+    path = "/api/rooms/r/messages"
+    plain = server.get(path)[2]
+    assert len(plain) > 1024
+    before = server.metrics()
+    for accept, packed in [
+        ("gzip", True),
+        ("deflate, gzip;q=0.5", True),
+        ("*", True),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("br", False),
+    ]:
+        status, headers, body = server.get(path, headers={"Accept-Encoding": accept})
+        assert status == 200 and headers["Vary"] == "Accept-Encoding"
+        assert headers["Content-Encoding"] == ("gzip" if packed else None), accept
+        assert (gzip.decompress(body) if packed else body) == plain
+        assert len(body) < len(plain) / 3 or not packed
+        size = len(body) if packed else size
+    after = server.metrics()
+    grown = {name: after[name] - before[name] for name in before if name.startswith("http_")}
+    assert grown["http_compressed_total"] == 3 and grown["http_requests_total"] == 7
+    assert grown["http_compressed_bytes_total"] == 3 * size
+    assert grown["http_uncompressed_bytes_total"] == 3 * len(plain)
+    status, headers, body = server.get("/health/ready", headers={"Accept-Encoding": "gzip"})
+    assert headers["Content-Encoding"] is None and headers["Vary"] == "Accept-Encoding"
+
+
+@pytest.mark.parametrize("path", ["/", "/chat.js", "/chat.css", "/client.js"])
+def test_files_of_the_page_are_304_for_who_has_them(server2, path):
+    tags, bodies = set(), set()
+    for encoding in ("identity", "gzip"):
+        ask = {"Accept-Encoding": encoding}
+        status, headers, body = server2.get(path, headers=ask)
+        tag = headers["ETag"]
+        assert status == 200 and tag.startswith('"') and headers["Cache-Control"] == "no-cache"
+        assert headers["Content-Encoding"] == (None if encoding == "identity" else "gzip")
+        tags.add(tag)
+        bodies.add(body if encoding == "identity" else gzip.decompress(body))
+        for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            status, headers, body = server2.get(path, headers={**ask, "If-None-Match": known})
+            assert (status, body, headers["ETag"]) == (304, b"", tag)
+            assert headers["Vary"] == "Accept-Encoding" and headers["Content-Length"] is None
+        assert server2.get(path, headers={**ask, "If-None-Match": '"other"'})[0] == 200
+    assert len(tags) == 2 and len(bodies) == 1
+
+
+def test_hostile_preferences_do_no_harm(chatd):
+    server = chatd(workers=1, env={"MAX_HEAD_BYTES": "64K"})
+    for value in ("," * 64000, "gzip;q=NaN," * 5000, ";" * 64000, '"' * 63999, "*/*;q=" + "9" * 60000, "a;q=0.5," * 8000):
+        for name in ("Accept", "Accept-Encoding", "If-None-Match"):
+            for path in ("/metrics", "/chat.js"):
+                assert server.get(path, headers={name: value})[0] == 200
+    with Wire(server) as wire:
+        wire.send(f"GET / HTTP/1.1\r\nHost: x\r\nAccept: {',' * 70000}\r\n\r\n")
+        assert wire.answer()[0].status == 431
+
+
+# -- what the log says of connections ------------------------------------------------------------------------
+
+
+def test_a_connection_has_one_id_from_welcome_to_its_last_line(chatd):
+    server = chatd(workers=2, env={"LOG_LEVEL": "debug", "MAX_CONNECTIONS_PER_IP": "2", "ABUSE_LIMIT": "2/10s"})
+    ids = set()
+    for life in range(2):
+        with Wire(server) as ana, Wire(server) as eve, Wire(server) as third:
+            ana.open()
+            ana.send(command(type="hello", id=1, user="ana"))
+            mine = ana.event("welcome", id=1)["connection"]
+            eve.open()
+            assert third.upgrade()[0].status == 429
+            for _ in range(3):
+                eve.send(command(type="nonsense", id=1))
+            eve.send(frame(CLOSE, b"\x03\xf0"))
+            eve.ended()
+        opened = server.wait_log("connection_opened", connection=mine)
+        assert opened["peer"] == f"127.0.0.1:{ana.port}"
+        assert server.wait_log("signed_in", connection=mine)["user"] == "ana"
+        closed = server.wait_log("connection_closed", connection=mine)
+        assert (closed["reason"], closed["messages"], closed["level"]) == ("gone", 1, "debug")
+        abuse = server.wait_log("connection_closed", reason="abuse")
+        assert (abuse["code"], abuse["level"]) == (1008, "warn") and abuse["connection"] != mine
+        refused = server.wait_log("connection_refused", reason="rate_limited")
+        assert (refused["status"], refused["level"]) == (429, "info")
+        ids |= {line["connection"] for line in server.log_events() if "connection" in line}
+        assert len(ids) == 3 * (life + 1), "no id is given twice, also not after a restart"
+        if life == 0:
+            server.stop()
+            server.start()
 
 
 async def test_metrics_agree_with_what_clients_counted(chatd, people):
@@ -102,7 +275,7 @@ async def test_metrics_agree_with_what_clients_counted(chatd, people):
     for member in members:
         await eventually(lambda m=member: len(m.rooms["r"].seen) == 60, "all is delivered")
     metrics = server.metrics()
-    assert metrics["connections"] == 6 and metrics["connections_total"] >= 6
+    assert metrics["connections"] == 6 and metrics["connections_opened_total"] >= 6
     assert metrics["messages_total"] == 60
     assert metrics["deliveries_total"] == 360
     assert metrics["acks_total"] == 61

@@ -46,7 +46,7 @@ async def test_killed_worker_is_replaced_and_the_others_notice_nothing(chatd, pe
     await back.join("r", since=0)
     ack = await back.say("r", "from the new one")
     await rest[0].expect("message", seq=ack["seq"])
-    assert server.metrics()["respawns"] == 1
+    assert server.metrics()["respawns_total"] == 1
 
 
 async def test_connections_waiting_to_be_accepted_survive_their_worker(chatd, people):
@@ -59,6 +59,49 @@ async def test_connections_waiting_to_be_accepted_survive_their_worker(chatd, pe
     gone = server.kill_pid(pid)
     await asyncio.gather(*waiting)
     server.wait_respawned(gone)
+
+
+def test_worker_that_hangs_is_replaced(chatd, tmp_path):
+    """By the master, not by who starts chatd: the watchdog is fed meanwhile. Where master and workers stood still
+    together, as on a host that was suspended, nobody hangs."""
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(path)
+        notify.setblocking(False)
+        fed = []
+        server = chatd(workers=2, env={"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "4000000"})
+        suspended = chatd(workers=2)
+        workers = suspended.workers()
+        for pid in [suspended.pid, *workers]:
+            os.kill(pid, signal.SIGSTOP)
+        gone = server.kill_pid(server.workers()[0], signal.SIGSTOP)
+        stopped = time.monotonic()
+
+        def replaced():
+            try:
+                while b"WATCHDOG=1" in notify.recv(4096):
+                    fed.append(time.monotonic() - stopped)
+            except BlockingIOError:
+                pass
+            return not alive(gone) and len(server.workers()) == 2
+
+        try:
+            until(replaced, "another worker is there", 2 * DEADLINE)
+            suspended.signal(signal.SIGCONT)
+            suspended.signal(signal.SIGUSR1)
+            suspended.wait_log("log_reopened", pid=suspended.pid)
+        finally:
+            for pid in [suspended.pid, *workers]:
+                os.kill(pid, signal.SIGCONT)
+    server.settle()
+    killed = server.wait_log("worker_killed", pid=gone)
+    assert killed["reason"] == "hung"
+    assert server.wait_log("worker_died", pid=gone)["signal"] == "Killed", "a stopped process can't abort"
+    assert fed[-1] > 15, "the manager, which knows no more than that, would have restarted all"
+    until(lambda: server.get("/health/ready")[0] == 200, "all is well again")
+    assert server.metrics()["respawns_total"] == 1
+    until(lambda: all(one["beat_age_ms"] < 5000 for one in suspended.metrics()["workers"]), "all loops turn")
+    assert suspended.workers() == workers and not suspended.log_events("worker_killed")
 
 
 def test_workers_die_with_the_master(chatd):
@@ -381,6 +424,27 @@ def test_t_reports_what_is_wrong(tmp_path):
     assert done.returncode > 0 and "port" in done.stdout + done.stderr
 
 
+def test_errors_repeat_no_secrets(chatd, tmp_path):
+    wrong = (
+        "alert_webhok = https://u:s3cret@example/s3cret\n"
+        "alert_webhook = ftp://u:s3cret@example\n"
+        "redis_password = s3cret\nredis_password = s3cret2\n"
+    )
+    conf = tmp_path / "chat.conf"
+    conf.write_text(wrong)
+    for done in (run_chatd("-t", "-c", str(conf)), run_chatd("-c", str(conf))):
+        said = done.stdout + done.stderr
+        assert done.returncode == 1 and "s3cret" not in said
+        assert "chat.conf:1: alert_webhok: unknown key; did you mean `alert_webhook`?" in said
+        assert "chat.conf:2: alert_webhook = ********: must be" in said
+        assert "chat.conf:4: redis_password = ********: is set twice, first in line 3" in said
+    server = chatd(workers=1, conf="", allow=["reload"])
+    server.conf_path.write_text(wrong)
+    server.signal(signal.SIGHUP)
+    until(lambda: "is set twice" in server.log_text(), "the reload is refused")
+    assert "reload_failed" in server.log_text() and "s3cret" not in server.log_text()
+
+
 def test_the_example_file_is_the_defaults():
     example = ROOT / "chat.conf.example"
     defaults, from_file = dump(), dump("-c", str(example))
@@ -396,6 +460,8 @@ def test_v_and_h():
     assert done.returncode == 0 and re.match(r"chatd \S+", done.stdout)
     done = run_chatd("-h")
     assert done.returncode == 0 and all(option in done.stdout for option in ("-c", "-t", "-V", "-h"))
+    assert run_chatd("--help").stdout == done.stdout
+    assert run_chatd("--version").stdout == run_chatd("-V").stdout
 
 
 @pytest.mark.parametrize("args", [["-x"], ["-c"], ["surplus"]], ids=str)

@@ -67,6 +67,7 @@ class Wire:
         self.sock.settimeout(DEADLINE)
         self.sock.bind((source, 0))
         self.sock.connect(("127.0.0.1", server.port))
+        self.port = self.sock.getsockname()[1]
         self.host = f"127.0.0.1:{server.port}"
         self.buffer = b""
         self.eof = False

@@ -10,13 +10,25 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/FerretDB/FerretDB/build/version"
 	"github.com/FerretDB/FerretDB/ferretdb"
 )
+
+// claimVersion makes the server one that mongorestore can talk to: FerretDB says that it is MongoDB 7.0.42, but
+// refuses bypassEmptyTsReplacement, which inserts have since 7.0.13.
+func claimVersion() {
+	claimed := version.Get()
+	claimed.MongoDBVersion = "7.0.12"
+	if err := claimed.MongoDBVersionArray.Set(2, int32(12)); err != nil {
+		log.Fatal(err)
+	}
+}
 
 func main() {
 	if len(os.Args) != 3 {
 		log.Fatal("usage: mongo-server PORT DIRECTORY")
 	}
+	claimVersion()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	server, err := ferretdb.New(&ferretdb.Config{

@@ -113,10 +113,11 @@ class Chatd:
     """One server. `env` overrides TEST_ENV (None removes a name); `conf` is the text of a settings file.
 
     `allow` lists regular expressions for log lines of level error that the test expects. `data_dir`, when
-    given, belongs to the caller and is not removed.
+    given, belongs to the caller and is not removed. `prefix` is a command that runs it somewhere else (a network
+    namespace), where the HOST of `env` has to be within reach.
     """
 
-    def __init__(self, workers=2, env=None, data_dir=None, conf=None, allow=(), start=True):
+    def __init__(self, workers=2, env=None, data_dir=None, conf=None, allow=(), start=True, prefix=()):
         self.scratch = Path(tempfile.mkdtemp(prefix="chatd-test-"))
         self.data_dir = Path(data_dir) if data_dir else self.scratch / "data"
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -130,6 +131,8 @@ class Chatd:
             TEST_ENV, DATA_DIR=str(self.data_dir), **({"MAX_WORKERS": workers} if workers else {})
         )
         self.env.update(env or {})
+        self.prefix = list(prefix)
+        self.host = self.env["HOST"] if prefix else "127.0.0.1"
         self.allow = list(allow)
         self.n_workers = workers
         self.process = None
@@ -155,7 +158,7 @@ class Chatd:
         env = dict(self.env)
         if self.port:
             env["PORT"] = self.port
-        args = [binary()] + (["-c", str(self.conf_path)] if self.conf_path else [])
+        args = [*self.prefix, binary()] + (["-c", str(self.conf_path)] if self.conf_path else [])
         self._read_from = self.log_path.stat().st_size
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
@@ -326,11 +329,11 @@ class Chatd:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def ws_url(self):
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"ws://{self.host}:{self.port}/ws"
 
     @property
     def pid(self):
@@ -342,7 +345,7 @@ class Chatd:
 
     def get(self, path, method="GET", headers=None):
         """One HTTP request: (status, headers, body as bytes)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=DEADLINE)
         try:
             connection.request(method, path, headers=headers or {})
             answer = connection.getresponse()
@@ -385,7 +388,7 @@ class Chatd:
     def _socket_inodes(self):
         """Server-side sockets of established connections: {(client host, client port): inode}."""
         found = {}
-        with open("/proc/net/tcp") as table:
+        with open(f"/proc/{self.pid}/net/tcp") as table:  # of its namespace
             next(table)
             for line in table:
                 fields = line.split()

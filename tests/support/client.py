@@ -98,7 +98,9 @@ class ChatClient:
 
     async def connect(self, hello=True, **hello_fields):
         """Opens the connection; says hello unless told not to."""
-        extra = {"local_addr": (self.source, 0)} if self.source else {}
+        extra = dict(getattr(self.server, "ws_options", {}))  # nginx has some: TLS
+        if self.source:
+            extra["local_addr"] = (self.source, 0)
         self.ws = await asyncio.wait_for(
             ws_connect(
                 self.server.ws_url,

@@ -62,6 +62,8 @@ class CrowdClient(ChatClient):
 class Crowd:
     """`clients` people over the servers in turn, in `rooms` rooms, sending `messages` in all."""
 
+    make = CrowdClient  # what a client is
+
     def __init__(self, servers, people, clients=400, rooms=50, messages=20_000, at_once=4):
         self.servers, self.people = servers, people
         self.count, self.rooms, self.messages, self.at_once = clients, rooms, messages, at_once
@@ -74,10 +76,14 @@ class Crowd:
         # Neighbours are on different servers, so each room has members on all.
         return f"room{i // len(self.servers) % self.rooms}"
 
+    def options(self, i):
+        """Of the client with that number."""
+        return {}
+
     async def enter(self):
         for i in range(self.count):
             server = self.servers[i % len(self.servers)]
-            client = CrowdClient(server, f"user{i}")
+            client = self.make(server, f"user{i}", **self.options(i))
             self.people.all.append(client)
             self.clients.append(client)
         for start in range(0, self.count, 20):
@@ -135,7 +141,7 @@ class Crowd:
 
     def check_connections(self):
         """Nobody had to come back: each client is still on its first connection."""
-        made = sum(server.metrics()["connections_total"] for server in self.servers)
+        made = sum(server.metrics()["connections_opened_total"] for server in self.servers)
         assert made == self.count and not any(client.disconnects for client in self.clients)
 
     def check_store(self, database):

@@ -12,6 +12,7 @@
 #include <jansson.h>
 
 #include "chatd/buf.h"
+#include "chatd/clock.h"
 #include "chatd/conn.h"
 #include "chatd/frame.h"
 #include "chatd/message.h"
@@ -52,6 +53,12 @@ uint64_t conn_id(const struct conn *conn)
 size_t conn_queued(const struct conn *conn)
 {
     return conn->queued;
+}
+
+int64_t conn_read_us(const struct conn *conn)
+{
+    (void)conn;
+    return clock_wall_us();
 }
 
 bool conn_closing(const struct conn *conn)
@@ -171,6 +178,8 @@ void conn_send(struct conn *conn, struct frame *frame)
 {
     const unsigned char *at = (const unsigned char *)frame->data, *end = at + frame->length;
 
+    unsigned messages = 0;
+
     if (conn->closing)
         return;
     conn->frames++;
@@ -193,11 +202,14 @@ void conn_send(struct conn *conn, struct frame *frame)
             buf_add(&conn->got, first ? " " : "+", 1);
         describe(&conn->got, message);
         check_order(conn, message);
+        messages += strcmp(member_text(message, "type"), "message") == 0;
         if (conn->on_message)
             conn->on_message(conn, message);
         json_decref(message);
         at += header + length;
     }
+    /* Live messages are stamped, and nothing else is. */
+    assert(messages == (frame->stamps ? frame->stamps->count : 0));
 }
 
 void conn_send_text(struct conn *conn, const char *text, size_t length)

@@ -316,11 +316,12 @@ class Database:
 
 
 class Proxy:
-    """Stands before a port of 127.0.0.1 and passes bytes on until told otherwise, from whatever thread."""
+    """Stands before a port of 127.0.0.1 and passes bytes on until told otherwise, from whatever thread; `host` is
+    where it stands itself."""
 
     servers = ()
 
-    def __init__(self, target):
+    def __init__(self, target, host="127.0.0.1"):
         self.target = getattr(target, "port", target)
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
@@ -329,7 +330,7 @@ class Proxy:
         self._delay = 0
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._listener = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._listener = self._run(asyncio.start_server(self._serve, host, 0))
         self.port = self._listener.sockets[0].getsockname()[1]
 
     def stall(self):

@@ -64,11 +64,13 @@ static void test_a_message_whose_number_is_void_is_published_again(void **state)
         struct conn *ana;
         struct world *w = world_with(&ana);
         const struct fake_record *records;
+        int64_t counted = metrics_get(metrics_mine, messages_total);
 
         w->moved = 2;
         say(w, ana, commands[i]);
         settle(w);
         assert_string_equal(got(ana), "m1 m2 m3 ack=3#3");
+        assert_int_equal(metrics_get(metrics_mine, messages_total), counted + 1);
         assert_string_equal(settled(w), "r/3 ");
         records = room_of(w, "r")->records;
         assert_memory_equal(records[2].uid, records[0].uid, MESSAGE_UID_SIZE);
@@ -193,6 +195,7 @@ static void test_an_orphan_whose_number_is_void_is_published_again(void **state)
         struct world *w = world_with(&ana);
         struct message message = orphan(w, keys[i / 2]);
         const struct fake_record *records;
+        int64_t counted = metrics_get(metrics_mine, messages_total);
 
         ana->on_message = keep_text;
         w->moved = i % 2; /* it may also be the store that finds its number void */
@@ -203,6 +206,7 @@ static void test_an_orphan_whose_number_is_void_is_published_again(void **state)
         records = room_of(w, "r")->records;
         assert_memory_equal(records[1].uid, records[0].uid, MESSAGE_UID_SIZE);
         assert_true(!records[0].committed && records[1].committed);
+        assert_int_equal(metrics_get(metrics_mine, messages_total), counted);
         /* It comes a second time, from a worker that had it too. */
         hand_up(w, &message, false);
         settle(w);

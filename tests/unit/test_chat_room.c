@@ -502,6 +502,7 @@ static void test_typing_reaches_others_but_neither_the_sender_nor_slow_readers(v
 {
     struct conn *ana, *bob, *other;
     struct world *w = world_with(0, &ana);
+    int64_t told, dropped;
 
     (void)state;
     bob = sign_in(w, "bob");
@@ -515,11 +516,19 @@ static void test_typing_reaches_others_but_neither_the_sender_nor_slow_readers(v
     assert_string_equal(got(ana), "");
     assert_string_equal(got(other), "");
     assert_string_equal(got(bob), "on:ana");
+    told = metrics_get(metrics_mine, typing_events_total);
+    dropped = metrics_get(metrics_mine, events_dropped_total);
     bob->queued = (size_t)w->config.send_queue_bytes / 4 + 1;
     say(w, ana, TYPING);
     turn(w);
     assert_string_equal(got(bob), "");
+    assert_int_equal(metrics_get(metrics_mine, events_dropped_total), dropped + 1);
     bob->queued = 0;
+    say(w, ana, TYPING);
+    turn(w);
+    assert_string_equal(got(bob), "on:ana");
+    assert_int_equal(metrics_get(metrics_mine, typing_events_total), told + 1);
+    assert_int_equal(metrics_get(metrics_mine, events_dropped_total), dropped + 1);
     w->config.presence_limit = 1;
     say(w, ana, TYPING);
     turn(w);

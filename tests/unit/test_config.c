@@ -72,6 +72,10 @@ static void values_of_each_type(void **state)
     assert_int_equal(c.handshake_timeout, 120000);
     assert_int_equal(c.session_ttl, 30LL * 86400000);
     assert_int_equal(c.drain_timeout, 3600000);
+    assert_int_equal(parse(&c, "retention_age=30d\nretention_users=1h\nretention_rooms=0"), 0);
+    assert_int_equal(c.retention_age, 30LL * 86400000);
+    assert_int_equal(c.retention_users, 3600000);
+    assert_int_equal(c.retention_rooms, 0);
     assert_int_equal(parse(&c, "message_rate_limit=5/s\ntyping_rate_limit=10000000\nabuse_limit=100/10s"), 0);
     assert_int_equal(c.message_rate_limit.count, 5);
     assert_int_equal(c.message_rate_limit.per_ms, 1000);
@@ -80,6 +84,81 @@ static void values_of_each_type(void **state)
     assert_int_equal(c.abuse_limit.per_ms, 10000);
     assert_int_equal(parse(&c, "message_rate_limit=0\nabuse_limit=0/s\nping_interval=0\n"), 0);
     assert_int_equal(c.message_rate_limit.count, 0);
+}
+
+static void assert_alert(struct config_alert alert, int64_t threshold, int64_t clear, int64_t for_ms,
+                         int64_t window_ms)
+{
+    assert_int_equal(alert.threshold, threshold);
+    assert_int_equal(alert.clear, clear);
+    assert_int_equal(alert.for_ms, for_ms);
+    assert_int_equal(alert.window_ms, window_ms);
+}
+
+static void levels_of_alerts(void **state)
+{
+    struct config c;
+
+    (void)state;
+    assert_int_equal(parse(&c, "alert_memory = 80% for 1m clear 75%\nalert_queue=1000\n"
+                               "alert_store = 1s clear 0 for 500ms\nalert_errors = 5/s for 2m clear 1/s\n"
+                               "alert_connections = 0\nalert_respawns = off"),
+                     0);
+    assert_alert(c.alert_memory, 80, 75, 60000, 0);
+    assert_alert(c.alert_queue, 1000, 1000, 0, 0);
+    assert_alert(c.alert_store, 1000, 0, 500, 0);
+    assert_alert(c.alert_errors, 5, 1, 120000, 1000);
+    assert_alert(c.alert_connections, 0, 0, 0, 0);
+    assert_alert(c.alert_respawns, 0, 0, 0, 0);
+    assert_int_equal(parse(&c, "alert_memory = 100%\nalert_errors = 100/10m   clear 0/10m"), 0);
+    assert_alert(c.alert_memory, 100, 100, 0, 0);
+    assert_alert(c.alert_errors, 100, 0, 0, 600000);
+    assert_true(config_alert_on(&c.alert_errors));
+    /* The first event is one too many. */
+    assert_int_equal(parse(&c, "alert_errors = 0/1m\nalert_respawns = 0/5m for 1s clear 0/5m\n"
+                               "alert_store = 0"),
+                     0);
+    assert_alert(c.alert_errors, 0, 0, 0, 60000);
+    assert_alert(c.alert_respawns, 0, 0, 1000, 300000);
+    assert_true(config_alert_on(&c.alert_errors));
+    assert_false(config_alert_on(&c.alert_store));
+    assert_int_equal(parse(&c, "alert_errors = 0\nalert_respawns = off"), 0);
+    assert_false(config_alert_on(&c.alert_errors));
+    assert_false(config_alert_on(&c.alert_respawns));
+}
+
+/* The error of an alert says which part of it is wrong. */
+static void wrong_parts_of_alerts_are_named(void **state)
+{
+    (void)state;
+    assert_error("alert_memory = 80% clear 90%",
+                 "f:1: alert_memory = 80% clear 90%: clear 90% must not be above 80%");
+    assert_error("alert_connections = 800K",
+                 "f:1: alert_connections = 800K: 800K: must be a number without K");
+    assert_error("alert_queue = 1000 for 10s clear many",
+                 "f:1: alert_queue = 1000 for 10s clear many: many: must be a number up to 1000000000");
+    assert_error("alert_store = 100", "f:1: alert_store = 100: 100: must have a unit: write 100ms, or 100s");
+    assert_error("alert_store = 1s clear 80",
+                 "f:1: alert_store = 1s clear 80: 80: must have a unit: write 80ms, or 80s");
+    assert_error("alert_store = 2h", "f:1: alert_store = 2h: 2h: must be a time up to 1h, like 100ms");
+    assert_error("alert_memory = 80",
+                 "f:1: alert_memory = 80: 80: must be a percentage up to 100%, like 80%");
+    assert_error("alert_memory = 0%", "f:1: alert_memory = 0%: 0%: must be above 0, or `off`");
+    assert_error("alert_memory = 80% for 2d",
+                 "f:1: alert_memory = 80% for 2d: for 2d: must be a time up to 1d, like 30s");
+    assert_error("alert_memory = 80% for", "f:1: alert_memory = 80% for: for: a time must follow");
+    assert_error("alert_memory = 80% for 1m for 1m",
+                 "f:1: alert_memory = 80% for 1m for 1m: for is there twice");
+    assert_error("alert_memory = 80% 1m",
+                 "f:1: alert_memory = 80% 1m: 1m: must be `for` with a time or `clear` with a level");
+    assert_error("alert_errors = 5/11m",
+                 "f:1: alert_errors = 5/11m: 5/11m: must be a count within 1s to 10m, like 100/1m");
+    assert_error("alert_errors = 5/1m clear 1/2m",
+                 "f:1: alert_errors = 5/1m clear 1/2m: 1/2m: must be within the time of the first level");
+    assert_error("alert_errors = 0 for 1m", "f:1: alert_errors = 0 for 1m: 0: nothing may follow it");
+    assert_error("alert_queue = \x1b[31m",
+                 "f:1: alert_queue = \\x1b[31m: must be off, or a count, then if wanted `for` and a time up "
+                 "to 1d, and `clear` and a level not above the first, like 1000 for 10s clear 500");
 }
 
 static void wrong_values_are_refused(void **state)
@@ -105,6 +184,40 @@ static void wrong_values_are_refused(void **state)
         "mode=",
         "mode=development|production",
         "log_level=inf",
+        "alert_memory=80",
+        "alert_memory=101%",
+        "alert_memory=0%",
+        "alert_memory=off for 1m",
+        "alert_memory=80% for",
+        "alert_memory=80% for 1m for 1m",
+        "alert_memory=80% clear 81%",
+        "alert_memory=80% clear 75",
+        "alert_memory=80% 1m",
+        "alert_memory=",
+        "alert_queue=1000%",
+        "alert_queue=1/s",
+        "alert_queue=1000 for 2d",
+        "alert_store=2h",
+        "alert_errors=5/500ms",
+        "alert_errors=5/11m",
+        "alert_errors=5/1m clear 1/2m",
+        "alert_webhook=example.com/hook",
+        "alert_webhook=ftp://example.com/hook",
+        "alert_webhook=http://",
+        "alert_webhook=http:///hook",
+        "alert_webhook=http://a/b c",
+        "alert_webhook=http://a:65536/",
+        "alert_webhook=http://a:b/",
+        "alert_webhook=http://[::1/hook",
+        "alert_webhook=http://[::1]x/hook",
+        "alert_store=100",
+        "alert_store=1s clear 80",
+        "alert_errors=0 for 1m",
+        "alert_respawns=0/1m clear 1/1m",
+        "retention_age=30",
+        "retention_age=59m",
+        "retention_users=1",
+        "retention_rooms=3599999ms",
         "max_head_bytes=511",
         "max_head_bytes=65K",
         "max_head_bytes=8KB",
@@ -134,7 +247,8 @@ static void wrong_values_are_refused(void **state)
         if (parse(&c, wrong[i]) != -EINVAL)
             fail_msg("%s was accepted", wrong[i]);
         assert_memory_equal(&c, &defaults, sizeof(c));
-        assert_non_null(strstr(error, ": must be "));
+        /* Which part of an alert is wrong has a test of its own. */
+        assert_non_null(strstr(error, strncmp(wrong[i], "alert_", 6) == 0 ? ": " : ": must be "));
     }
 }
 
@@ -164,11 +278,18 @@ static void errors_name_file_line_key_value_and_what_is_allowed(void **state)
     assert_error("workers = x", "f:1: workers = x: must be auto or a number from 1 to 256");
     assert_error("log_level = x", "f:1: log_level = x: must be debug, info, warn or error");
     assert_error("host = x", "f:1: host = x: must be an IPv4 or IPv6 address");
-    assert_error("prot = 1", "f:1: prot = 1: unknown key; did you mean `port`?");
-    assert_error("MAX_WORKERS = 1", "f:1: MAX_WORKERS = 1: unknown key; did you mean `workers`?");
-    assert_error("zzzzzz = 1", "f:1: zzzzzz = 1: unknown key, chatd -t prints all that are known");
+    assert_error("prot = 1", "f:1: prot: unknown key; did you mean `port`?");
+    assert_error("MAX_WORKERS = 1", "f:1: MAX_WORKERS: unknown key; did you mean `workers`?");
+    assert_error("alert_webhook = hook",
+                 "f:1: alert_webhook = ********: must be empty, or an http:// or https:// address of at most "
+                 "1000 bytes");
+    assert_error("retention_age = 30",
+                 "f:1: retention_age = 30: must be 0 or a time from 1h to 3650d: a number with ms, s, m, h "
+                 "or d, alone in seconds (write 30d for days)");
+    assert_error("zzzzzz = 1", "f:1: zzzzzz: unknown key, chatd -t prints all that are known");
     assert_error("port = 1\n\nport = 2", "f:3: port = 2: is set twice, first in line 1");
-    assert_error("what\n= 3", "f:1: what: must be `key = value`\nf:2: = 3: must be `key = value`");
+    assert_error("what\n= 3\nhost", "f:1: must be `key = value`\nf:2: must be `key = value`\n"
+                                    "f:3: host: must be `key = value`");
     assert_error("log_file = \"a",
                  "f:1: log_file = \"a: a quoted value must end with its quote, with only \\\" and "
                  "\\\\ escaped inside");
@@ -183,7 +304,7 @@ static void every_problem_is_reported(void **state)
     (void)state;
     assert_error("port=a\nfoo_=1\nhistory_limit=0",
                  "f:1: port = a: must be a number from 0 to 65535\n"
-                 "f:2: foo_ = 1: unknown key, chatd -t prints all that are known\n"
+                 "f:2: foo_: unknown key, chatd -t prints all that are known\n"
                  "f:3: history_limit = 0: must be a number from 1 to 1000");
     assert_int_equal(parse_bytes(&c, "port=1\nport\0=2\n", 15), -EINVAL);
     assert_string_equal(error, "f:2: contains a NUL byte");
@@ -354,7 +475,8 @@ static void the_print_has_no_secrets(void **state)
     assert_int_equal(
         config_load(&c,
                     write_file("redis_password = s3cret\nredis = redis://:s3cret@a:1,redis://u:s3@cret@b\n"
-                               "store = mongodb://ana:s3cret@h1,h2/db?w=1\n"),
+                               "store = mongodb://ana:s3cret@h1,h2/db?w=1\n"
+                               "alert_webhook = https://ana:s3%40h:1@h.example:8443/services/s3/s3?k=s3\n"),
                     error),
         0);
     text = printed(&c);
@@ -363,7 +485,56 @@ static void the_print_has_no_secrets(void **state)
     assert_non_null(strstr(text, "\nredis = redis://:********@a:1,redis://u:********@b  # "));
     assert_non_null(strstr(text, "\nstore = mongodb://ana:********@h1,h2/db?w=1  # "));
     assert_non_null(strstr(text, "\nredis_sentinel_password =  # default"));
+    assert_non_null(strstr(text, "\nalert_webhook = https://h.example:8443/********  # "));
     free(text);
+    assert_int_equal(config_load(&c, write_file("alert_webhook = http://h.example:80\n"), error), 0);
+    text = printed(&c);
+    assert_non_null(strstr(text, "\nalert_webhook = http://h.example:80  # "));
+    free(text);
+    assert_int_equal(config_load(&c, write_file("alert_webhook = http://s3cret@h.example\n"), error), 0);
+    text = printed(&c);
+    assert_non_null(strstr(text, "\nalert_webhook = http://h.example/********  # "));
+    free(text);
+}
+
+static void errors_have_no_secrets(void **state)
+{
+    static const char *const keys[] = {"alert_webhook", "redis", "redis_password", "redis_sentinel_password",
+                                       "store"};
+    struct config c;
+    char line[2048], text[4096], fill[1200];
+
+    (void)state;
+    clear_environment();
+    memset(fill, 'x', sizeof(fill) - 1); /* longer than any of them may be */
+    fill[sizeof(fill) - 1] = '\0';
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        snprintf(line, sizeof(line), "%s = ftp:u:s3cret@%s\n", keys[i], fill);
+        assert_int_equal(parse(&c, line), -EINVAL);
+        assert_non_null(strstr(error, "f:1: "));
+        assert_non_null(strstr(error, " = ********: must be "));
+        assert_null(strstr(error, "s3cret"));
+        snprintf(text, sizeof(text), "%s =\n%s = s3cret\n", keys[i], keys[i]);
+        assert_int_equal(parse(&c, text), -EINVAL);
+        assert_non_null(strstr(error, " = ********: is set twice, first in line 1"));
+        assert_null(strstr(error, "s3cret"));
+        snprintf(text, sizeof(text),
+                 "%s = \"s3cret\n%sx = s3cret\nx%s=\"s3cret\n%s: s3cret\n%s s3cret\n", keys[i], keys[i],
+                 keys[i], keys[i], keys[i]);
+        assert_int_equal(parse(&c, text), -EINVAL);
+        assert_non_null(strstr(error, " = ********: a quoted value must end"));
+        assert_non_null(strstr(error, "x: unknown key; did you mean `"));
+        assert_null(strstr(error, "s3cret"));
+    }
+    setenv("ALERT_WEBHOOK", "u:s3cret@h", 1);
+    assert_int_equal(config_load(&c, NULL, error), -EINVAL);
+    assert_null(strstr(error, "s3cret"));
+    assert_non_null(strstr(error, "environment ALERT_WEBHOOK=********: must be empty, or an http://"));
+    clear_environment();
+    /* A secret that went to a wrong place, or to none. */
+    assert_int_equal(parse(&c, "port = redis://u:s3cret@h\nredis =\n  redis://u:s3cret@h/?s3cret=1\n"),
+                     -EINVAL);
+    assert_null(strstr(error, "s3cret"));
 }
 
 static void the_print_is_a_file_that_means_the_same(void **state)
@@ -375,12 +546,19 @@ static void the_print_is_a_file_that_means_the_same(void **state)
     clear_environment();
     assert_int_equal(config_load(&c,
                                  write_file("pid_file = \" a\\\"b#\\\\ \"\nmessage_rate_limit=7/90s\n"
-                                            "ping_interval=1500ms\nabuse_limit=3/h\nmax_text_bytes=1025\n"),
+                                            "ping_interval=1500ms\nabuse_limit=3/h\nmax_text_bytes=1025\n"
+                                            "alert_store=90ms for 1500ms\nalert_errors=7/90s clear 1/90s\n"
+                                            "alert_queue=0\nalert_respawns=0/5m\nretention_age=30d\n"),
                                  error),
                      0);
     text = printed(&c);
     assert_non_null(strstr(text, "\nmessage_rate_limit = 7/90s  # "));
     assert_non_null(strstr(text, "\nabuse_limit = 3/h  # "));
+    assert_non_null(strstr(text, "\nalert_store = 90ms for 1500ms  # "));
+    assert_non_null(strstr(text, "\nalert_errors = 7/90s clear 1/90s  # "));
+    assert_non_null(strstr(text, "\nalert_queue = off  # "));
+    assert_non_null(strstr(text, "\nalert_respawns = 0/5m  # "));
+    assert_non_null(strstr(text, "\nretention_age = 30d  # "));
     assert_non_null(strstr(text, "\nworkers = auto  # default, "));
     assert_non_null(strstr(text, "\ndata_dir =  # default, /home/x/.local/state/chatd here\n"));
     assert_int_equal(config_load(&again, write_file(text), error), 0);
@@ -456,6 +634,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_of_each_type),
+        cmocka_unit_test(levels_of_alerts),
+        cmocka_unit_test(wrong_parts_of_alerts_are_named),
         cmocka_unit_test(wrong_values_are_refused),
         cmocka_unit_test(comments_spaces_and_quotes),
         cmocka_unit_test(errors_name_file_line_key_value_and_what_is_allowed),
@@ -465,6 +645,7 @@ int main(void)
         cmocka_unit_test(the_data_directory_has_a_default_and_becomes_absolute),
         cmocka_unit_test(reload_takes_what_it_may_and_names_the_rest),
         cmocka_unit_test(the_print_has_no_secrets),
+        cmocka_unit_test(errors_have_no_secrets),
         cmocka_unit_test(the_print_is_a_file_that_means_the_same),
         cmocka_unit_test(the_example_is_complete_and_means_the_defaults),
         cmocka_unit_test(the_example_in_the_tree_is_what_the_table_says),

@@ -51,12 +51,36 @@ static void frame_lives_until_its_last_reference(void **state)
     frame_unref(NULL);
 }
 
+static void stamps_say_when_what_is_before_them_was_received(void **state)
+{
+    struct frame *frame = frame_new(4);
+
+    (void)state;
+    assert_null(frame->stamps);
+    for (int64_t i = 0; i < 20; i++) {
+        frame = frame_grow(frame, 2 * frame->length + 3);
+        frame_add_text(frame, "x", 1);
+        frame_stamp(frame, 1000 + (i % 5) * 10);
+    }
+    assert_int_equal(frame->length, 60);
+    assert_memory_equal(frame->data + 57, "\x81\x01x", 3);
+    assert_int_equal(frame->stamps->count, 20);
+    assert_int_equal(frame->stamps->list[19].end, 60);
+    assert_int_equal(frame->stamps->list[7].received_us, 1020);
+    assert_int_equal(frame->stamps->earliest_us, 1000);
+    assert_int_equal(frame->stamps->latest_us, 1040);
+    assert_int_equal(frame->stamps->sum_us, 4 * (10 + 20 + 30 + 40));
+    assert_ptr_equal(frame_grow(frame, 10), frame);
+    frame_unref(frame);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(header_takes_the_shortest_form),
         cmocka_unit_test(messages_stand_one_behind_the_other),
         cmocka_unit_test(frame_lives_until_its_last_reference),
+        cmocka_unit_test(stamps_say_when_what_is_before_them_was_received),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

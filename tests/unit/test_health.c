@@ -1,4 +1,5 @@
-/* test_health.c - what GET /health says when all is well, and who is named when not. */
+/* test_health.c - what GET /health and its two shorter forms say when all is well, and who is named when not.
+ * */
 #include "chatd/health.h"
 
 #include <setjmp.h>
@@ -40,6 +41,7 @@ static int setup(void **state)
     if (metrics == NULL)
         return -1;
     metrics->started_ms = clock_wall_ms() - 90000;
+    metrics->used = 3;
     for (int i = 0; i < 2; i++) {
         metrics->slots[i].pid = 100 + i;
         metrics->slots[i].ready = 1;
@@ -51,21 +53,36 @@ static int setup(void **state)
     return 0;
 }
 
-static json_t *ask(struct metrics *metrics, bool draining, int expected_status)
+static struct health *made(struct metrics *metrics, enum health_phase phase)
 {
-    struct config config = {.workers = 2};
-    struct store store = {.ops = &store_ops};
-    struct bus bus = {.ops = &bus_ops};
-    struct buf out = BUF_INIT;
-    json_error_t error;
-    json_t *json;
+    static struct config config = {.workers = 2};
+    static struct store store = {.ops = &store_ops};
+    static struct bus bus = {.ops = &bus_ops};
+    static struct health health;
 
-    assert_int_equal(health_json(&config, metrics, &bus, &store, draining, &out), expected_status);
-    json = json_loadb(out.data, out.length, JSON_REJECT_DUPLICATES, &error);
+    health_init(&health, &config, metrics, &bus, &store);
+    assert_int_equal(health.phase, HEALTH_STARTING);
+    health_enter(&health, phase);
+    return &health;
+}
+
+static json_t *parsed(struct buf *out)
+{
+    json_error_t error;
+    json_t *json = json_loadb(out->data, out->length, JSON_REJECT_DUPLICATES, &error);
+
     if (json == NULL)
-        fail_msg("%s in %.*s", error.text, (int)out.length, out.data);
-    buf_deinit(&out);
+        fail_msg("%s in %.*s", error.text, (int)out->length, out->data);
+    buf_deinit(out);
     return json;
+}
+
+static json_t *ask(struct metrics *metrics, enum health_phase phase, int expected_status)
+{
+    struct buf out = BUF_INIT;
+
+    assert_int_equal(health_json(made(metrics, phase), &out), expected_status);
+    return parsed(&out);
 }
 
 /* Texts and numbers along a path such as "parts.store.status", as text; empty when there is nothing. */
@@ -89,13 +106,17 @@ static const char *at(json_t *json, const char *path)
 
 static void test_all_well_is_200_and_names_every_part(void **state)
 {
-    json_t *json = ask(*state, false, 200);
+    json_t *json = ask(*state, HEALTH_SERVING, 200);
 
     assert_string_equal(at(json, "status"), "ok");
     assert_string_not_equal(at(json, "version"), "");
     assert_true(atoi(at(json, "uptime_s")) >= 90 && atoi(at(json, "uptime_s")) < 120);
     assert_string_equal(at(json, "parts.store.status"), "ok");
-    assert_string_equal(at(json, "parts.store.since"), "");
+    /* Both parts say since when they are well. The bus doesn't know: since this worker's start. */
+    assert_true(atoi(at(json, "parts.store.age_ms")) >= 90000);
+    assert_true(atoi(at(json, "parts.bus.age_ms")) < 60000);
+    assert_int_equal(strlen(at(json, "parts.bus.since")), strlen("2026-11-21T00:00:00.123Z"));
+    assert_null(json_object_get(json_object_get(json, "parts"), "spool"));
     assert_string_equal(at(json, "parts.bus.status"), "ok");
     assert_string_equal(at(json, "parts.workers.status"), "ok");
     assert_string_equal(at(json, "parts.workers.configured"), "2");
@@ -109,7 +130,7 @@ static void test_a_failing_store_is_503_with_error_and_since(void **state)
     json_t *json;
 
     told = (struct store_health){.ok = false, .since_ms = 1795219200123, .error = "disk \"full\""};
-    json = ask(*state, false, 503);
+    json = ask(*state, HEALTH_SERVING, 503);
     assert_string_equal(at(json, "status"), "failing");
     assert_string_equal(at(json, "parts.store.status"), "failing");
     assert_string_equal(at(json, "parts.store.error"), "disk \"full\"");
@@ -123,7 +144,7 @@ static void test_a_bus_that_is_away_is_503_and_named(void **state)
     json_t *json;
 
     link_told = (struct bus_health){.ok = false, .since_ms = 1795219200123, .error = "wrong password"};
-    json = ask(*state, false, 503);
+    json = ask(*state, HEALTH_SERVING, 503);
     assert_string_equal(at(json, "parts.bus.status"), "failing");
     assert_string_equal(at(json, "parts.bus.error"), "wrong password");
     assert_string_equal(at(json, "parts.bus.since"), "2026-11-21T00:00:00.123Z");
@@ -137,24 +158,112 @@ static void test_an_error_that_is_no_utf8_leaves_the_answer_json(void **state)
 
     told = (struct store_health){.ok = false, .since_ms = 1000};
     memset(told.error, 0xc3, sizeof(told.error)); /* not even terminated */
-    json = ask(*state, false, 503);
+    json = ask(*state, HEALTH_SERVING, 503);
     assert_int_equal(strlen(at(json, "parts.store.error")), sizeof(told.error));
     json_decref(json);
     snprintf(told.error, sizeof(told.error), "can't open /home/bjørn");
-    json = ask(*state, false, 503);
+    json = ask(*state, HEALTH_SERVING, 503);
     assert_string_equal(at(json, "parts.store.error"), "can't open /home/bjørn");
     json_decref(json);
 }
 
 static void test_draining_is_503_and_a_failure_is_said_first(void **state)
 {
-    json_t *json = ask(*state, true, 503);
+    json_t *json = ask(*state, HEALTH_DRAINING, 503);
 
     assert_string_equal(at(json, "status"), "draining");
     json_decref(json);
     told.ok = false;
-    json = ask(*state, true, 503);
+    json = ask(*state, HEALTH_DRAINING, 503);
     assert_string_equal(at(json, "status"), "failing");
+    json_decref(json);
+}
+
+/* What a probe asks. */
+static json_t *ask_ready(struct metrics *metrics, enum health_phase phase, int expected_status)
+{
+    struct buf out = BUF_INIT;
+
+    assert_int_equal(health_ready(made(metrics, phase), &out), expected_status);
+    return parsed(&out);
+}
+
+static void test_ready_says_why_not(void **state)
+{
+    static const struct {
+        enum health_phase phase;
+        bool store, bus;
+        int status;
+        const char *word, *reason;
+    } cases[] = {
+        {HEALTH_SERVING, true, true, 200, "ok", ""},
+        {HEALTH_SERVING, false, true, 503, "failing", "store: no disk"},
+        {HEALTH_SERVING, true, false, 503, "failing", "bus: no Redis"},
+        {HEALTH_SERVING, false, false, 503, "failing", "store: no disk"},
+        {HEALTH_STARTING, true, true, 503, "starting", "clients are not let in yet"},
+        {HEALTH_STARTING, false, false, 503, "starting", "clients are not let in yet"},
+        {HEALTH_DRAINING, true, true, 503, "draining", "clients are being sent away"},
+        {HEALTH_DRAINING, true, false, 503, "failing", "bus: no Redis"},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        json_t *json;
+
+        told = (struct store_health){.ok = cases[i].store, .error = "no disk"};
+        link_told = (struct bus_health){.ok = cases[i].bus, .error = "no Redis"};
+        json = ask_ready(*state, cases[i].phase, cases[i].status);
+        assert_string_equal(at(json, "status"), cases[i].word);
+        assert_int_equal(strncmp(at(json, "reason"), cases[i].reason, strlen(cases[i].reason)), 0);
+        json_decref(json);
+        json_decref(ask(*state, cases[i].phase, cases[i].status)); /* /health has the same status */
+    }
+}
+
+static void test_live_is_200_whatever_fails(void **state)
+{
+    told.ok = link_told.ok = false;
+    for (enum health_phase phase = HEALTH_STARTING; phase <= HEALTH_DRAINING; phase++) {
+        struct buf out = BUF_INIT;
+        json_t *json;
+
+        assert_int_equal(health_live(made(*state, phase), &out), 200);
+        json = parsed(&out);
+        assert_string_equal(at(json, "status"), "ok");
+        assert_true(atoi(at(json, "uptime_s")) >= 90); /* the host's, as in health_json */
+        json_decref(json);
+    }
+}
+
+static void test_while_starting_the_spool_is_a_part(void **state)
+{
+    struct metrics *metrics = *state;
+    json_t *json;
+
+    metrics->slots[0].spool_messages = 12;
+    json = ask(metrics, HEALTH_STARTING, 503);
+    assert_string_equal(at(json, "status"), "starting");
+    assert_string_equal(at(json, "parts.spool.status"), "replaying");
+    assert_string_equal(at(json, "parts.spool.messages"), "12");
+    json_decref(json);
+}
+
+static void test_workers_are_well_since_the_last_one_came_back(void **state)
+{
+    struct metrics *metrics = *state;
+    struct health *health = made(metrics, HEALTH_SERVING);
+    struct buf out = BUF_INIT;
+    json_t *json;
+
+    health->started_ms = health->workers_ms = 1795219200123;
+    metrics->slots[1].beat_ms = clock_monotonic_ms() - 60000;
+    health_tick(health);
+    assert_true(health->workers_ms <= clock_wall_ms() - 60000);
+    metrics->slots[1].beat_ms = clock_monotonic_ms();
+    health_tick(health);
+    assert_int_equal(health_json(health, &out), 200);
+    json = parsed(&out);
+    assert_true(atoi(at(json, "parts.workers.age_ms")) < 30000);
+    assert_string_equal(at(json, "parts.bus.since"), "2026-11-21T00:00:00.123Z");
     json_decref(json);
 }
 
@@ -164,7 +273,7 @@ static void test_a_stalled_worker_fails(void **state)
     json_t *json;
 
     metrics->slots[1].beat_ms = clock_monotonic_ms() - HEALTH_STALL_MS - 1;
-    json = ask(metrics, false, 503);
+    json = ask(metrics, HEALTH_SERVING, 503);
     assert_string_equal(at(json, "parts.workers.status"), "failing");
     assert_int_equal(strncmp(at(json, "parts.workers.error"), "1 of 2 workers", 14), 0);
     assert_int_equal(strlen(at(json, "parts.workers.since")), strlen("2026-11-21T00:00:00.123Z"));
@@ -182,7 +291,7 @@ static void test_workers_that_start_drain_or_are_missing_are_no_failure(void **s
     metrics->slots[2].pid = 102;
     metrics->slots[2].ready = 1;
     metrics->slots[2].draining = 1;
-    json = ask(metrics, false, 200);
+    json = ask(metrics, HEALTH_SERVING, 200);
     assert_string_equal(at(json, "parts.workers.running"), "3");
     assert_string_equal(at(json, "parts.workers.ready"), "1");
     json_decref(json);
@@ -194,7 +303,7 @@ static void test_a_clock_set_back_gives_no_negative_uptime(void **state)
     json_t *json;
 
     metrics->started_ms = clock_wall_ms() + 3600000;
-    json = ask(metrics, false, 200);
+    json = ask(metrics, HEALTH_SERVING, 200);
     assert_string_equal(at(json, "uptime_s"), "0");
     json_decref(json);
 }
@@ -207,6 +316,10 @@ int main(void)
         cmocka_unit_test_setup(test_a_bus_that_is_away_is_503_and_named, setup),
         cmocka_unit_test_setup(test_an_error_that_is_no_utf8_leaves_the_answer_json, setup),
         cmocka_unit_test_setup(test_draining_is_503_and_a_failure_is_said_first, setup),
+        cmocka_unit_test_setup(test_ready_says_why_not, setup),
+        cmocka_unit_test_setup(test_live_is_200_whatever_fails, setup),
+        cmocka_unit_test_setup(test_while_starting_the_spool_is_a_part, setup),
+        cmocka_unit_test_setup(test_workers_are_well_since_the_last_one_came_back, setup),
         cmocka_unit_test_setup(test_a_stalled_worker_fails, setup),
         cmocka_unit_test_setup(test_workers_that_start_drain_or_are_missing_are_no_failure, setup),
         cmocka_unit_test_setup(test_a_clock_set_back_gives_no_negative_uptime, setup),

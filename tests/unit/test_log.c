@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <stdlib.h>
 #include <string.h>
@@ -157,7 +159,7 @@ static void long_lines_are_cut_but_stay_whole(void **state)
 
             for (size_t i = 0; i < length; i += step)
                 memcpy(text + i, fill[kind], step);
-            snprintf(event, sizeof(event), "e%zu", length % 200); /* below the burst of one event */
+            snprintf(event, sizeof(event), "e%zu", length % 100); /* below the burst of one event */
             log_info(event, "before=%d text=%.*s after=%d", 1, (int)(length - length % step), text, 2);
             root = last_object();
             assert_member(root, "before", "1");
@@ -169,33 +171,148 @@ static void long_lines_are_cut_but_stay_whole(void **state)
     }
 }
 
-static void a_burst_is_limited_and_says_so_afterwards(void **state)
+/* Until a second begins, in which a test may fill a burst. */
+static void await_second(void)
 {
     int64_t second = clock_monotonic_ms() / 1000;
-    char *text;
-    int lines = 0;
 
-    (void)state;
     while (clock_monotonic_ms() / 1000 == second)
         usleep(1000);
+}
+
+static int count_of(const char *text, const char *what)
+{
+    int count = 0;
+
+    for (; (text = strstr(text, what)) != NULL; text += strlen(what))
+        count++;
+    return count;
+}
+
+static void a_burst_is_limited_and_says_so_afterwards(void **state)
+{
+    char *text;
+
+    (void)state;
+    await_second();
     open_log(LOG_READABLE, LOG_INFO);
     for (int i = 0; i < LOG_BURST + 25; i++)
         log_info("flood", "i=%d", i);
     log_info("other", "i=%d", 1);
     text = written(path);
-    for (char *at = text; (at = strstr(at, " flood ")) != NULL; at++)
-        lines++;
-    assert_int_equal(lines, LOG_BURST);
+    assert_int_equal(count_of(text, " flood "), LOG_BURST);
     assert_non_null(strstr(text, "other i=1"));
     free(text);
     assert_int_equal(truncate(path, 0), 0);
-    second = clock_monotonic_ms() / 1000;
-    while (clock_monotonic_ms() / 1000 == second)
-        usleep(1000);
+    await_second();
     log_info("flood", "i=%d", 1);
     assert_readable("info flood suppressed=25 i=1\n");
     log_info("flood", "i=%d", 2);
     assert_readable("info flood i=2\n");
+}
+
+/* The reason is a part of the cause: those who are closed for being slow don't hide one who is closed for
+ * abuse. */
+static void each_reason_has_a_burst_of_its_own(void **state)
+{
+    char *text;
+
+    (void)state;
+    log_tell_suppressed(true); /* what other tests left */
+    await_second();
+    open_log(LOG_READABLE, LOG_INFO);
+    for (int i = 0; i < LOG_BURST + 5; i++)
+        log_info("closed", "connection=%d reason=%s", i, "slow");
+    log_warn("closed", "connection=%d reason=%s", 1, "abuse");
+    text = written(path);
+    assert_int_equal(count_of(text, "reason=slow"), LOG_BURST);
+    assert_int_equal(count_of(text, "reason=abuse"), 1);
+    free(text);
+    assert_int_equal(truncate(path, 0), 0);
+    await_second();
+    log_warn("closed", "connection=%d reason=%s", 2, "abuse");
+    assert_readable("warn closed connection=2 reason=abuse\n");
+    log_info("closed", "connection=%d reason=%s", 3, "slow");
+    assert_readable("info closed suppressed=5 connection=3 reason=slow\n");
+}
+
+static void the_tick_tells_what_nobody_else_will(void **state)
+{
+    char *text;
+
+    (void)state;
+    log_tell_suppressed(true); /* what other tests left */
+    await_second();
+    open_log(LOG_READABLE, LOG_INFO);
+    for (int i = 0; i < LOG_BURST + 7; i++) {
+        log_warn("closed", "reason=%s", "two words");
+        log_info("flood", " ");
+    }
+    log_tell_suppressed(false); /* their second isn't over */
+    text = written(path);
+    assert_int_equal(count_of(text, "log_suppressed"), 0);
+    free(text);
+    assert_int_equal(truncate(path, 0), 0);
+    await_second();
+    log_tell_suppressed(false);
+    text = written(path);
+    assert_int_equal(count_of(text, "\n"), 2);
+    assert_int_equal(count_of(text, " warn log_suppressed of=closed reason=\"two words\" suppressed=7\n"), 1);
+    assert_int_equal(count_of(text, " info log_suppressed of=flood suppressed=7\n"), 1);
+    free(text);
+    assert_int_equal(truncate(path, 0), 0);
+    log_tell_suppressed(false);
+    log_info("flood", " ");
+    assert_readable("info flood\n");
+}
+
+static void the_end_tells_all(void **state)
+{
+    json_t *root;
+
+    (void)state;
+    log_tell_suppressed(true); /* what other tests left */
+    await_second();
+    open_log(LOG_JSON, LOG_INFO);
+    for (int i = 0; i < LOG_BURST + 1; i++)
+        log_info("flood", "reason=%s", "x");
+    log_tell_suppressed(true);
+    root = last_object();
+    assert_member(root, "event", "\"log_suppressed\"");
+    assert_member(root, "of", "\"flood\"");
+    assert_member(root, "reason", "\"x\"");
+    assert_member(root, "suppressed", "1");
+    json_decref(root);
+}
+
+/* More causes than have a place: they are still limited, together, and counted. */
+static void causes_without_end_are_limited_together(void **state)
+{
+    enum { REASONS = 1000 };
+    char *text;
+    int lines = 0;
+
+    (void)state;
+    log_tell_suppressed(true); /* what other tests left */
+    await_second();
+    open_log(LOG_READABLE, LOG_INFO);
+    for (int i = 0; i < REASONS; i++)
+        log_info("many", "reason=r%d", i);
+    text = written(path);
+    lines = count_of(text, " many ");
+    free(text);
+    assert_true(lines > LOG_BURST && lines < REASONS / 2);
+    assert_int_equal(truncate(path, 0), 0);
+    await_second();
+    log_tell_suppressed(false);
+    text = written(path);
+    assert_int_equal(count_of(text, "log_suppressed"), 1);
+    assert_int_equal(atoi(strstr(text, "of=other suppressed=") + 20), REASONS - lines);
+    free(text);
+    /* Those that are over made room. */
+    assert_int_equal(truncate(path, 0), 0);
+    log_info("many", "reason=%s", "new");
+    assert_readable("info many reason=new\n");
 }
 
 static void reopening_follows_a_rename(void **state)
@@ -269,10 +386,85 @@ static void a_full_pipe_loses_lines_and_holds_up_nobody(void **state)
         continue;
     assert_int_equal(log_open(fifo, LOG_READABLE, LOG_INFO), 0);
     log_info("nobody_reads", " "); /* returns */
-    assert_int_equal(read(fd, rubbish, sizeof(rubbish)), sizeof(rubbish));
+    log_info("nobody_reads", " ");
+    while (read(fd, rubbish, sizeof(rubbish)) > 0)
+        continue;
+    /* It knows how many it lost. */
+    log_info("nobody_reads", " ");
+    memset(rubbish, 0, sizeof(rubbish));
+    assert_true(read(fd, rubbish, sizeof(rubbish) - 1) > 0);
+    assert_string_equal(rubbish + 13, "info nobody_reads suppressed=2\n");
     assert_int_equal(log_open("", LOG_READABLE, LOG_INFO), 0);
     close(fd);
     unlink(fifo);
+}
+
+static void a_pipe_that_nobody_reads_is_not_waited_for(void **state)
+{
+    char fifo[sizeof(path) + 8], text[256] = "";
+    int reader;
+
+    (void)state;
+    snprintf(fifo, sizeof(fifo), "%s.fifo", path);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    open_log(LOG_READABLE, LOG_INFO);
+    assert_int_equal(log_open(fifo, LOG_JSON, LOG_ERROR), -ENXIO);
+    log_info("kept", " ");
+    assert_readable("info kept\n");
+    reader = open(fifo, O_RDONLY | O_NONBLOCK);
+    assert_int_equal(log_open(fifo, LOG_READABLE, LOG_INFO), 0);
+    close(reader);
+    assert_int_equal(log_reopen(), -ENXIO);
+    /* The old one was kept: whoever reads it now gets the lines. */
+    reader = open(fifo, O_RDONLY | O_NONBLOCK);
+    log_info("heard", " ");
+    assert_true(read(reader, text, sizeof(text) - 1) > 0);
+    assert_string_equal(text + 13, "info heard\n");
+    assert_int_equal(log_open("", LOG_READABLE, LOG_INFO), 0);
+    close(reader);
+    unlink(fifo);
+}
+
+/* What the kernel does at a full disk it also does at the largest size a file may have. */
+static void allow_file(rlim_t size)
+{
+    struct rlimit limit;
+
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = size;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static void a_line_after_a_torn_one_begins_on_its_own(void **state)
+{
+    void (*before)(int) = signal(SIGXFSZ, SIG_IGN);
+    struct stat file;
+    char *text;
+
+    (void)state;
+    log_tell_suppressed(true); /* what other tests left */
+    open_log(LOG_READABLE, LOG_INFO);
+    log_info("whole", "n=%d", 1);
+    assert_int_equal(stat(path, &file), 0);
+    allow_file((rlim_t)file.st_size + 20);
+    log_info("torn", "n=%d", 2); /* 20 bytes of it fit */
+    log_info("torn", "n=%d", 3); /* nothing fits */
+    allow_file((rlim_t)file.st_size + 21);
+    log_info("torn", "n=%d", 4); /* the break fits */
+    allow_file((rlim_t)file.st_size + 31);
+    log_info("torn", "n=%d", 5); /* 10 bytes */
+    allow_file(RLIM_INFINITY);
+    log_info("torn", "n=%d", 6);
+    log_info("torn", "n=%d", 7);
+    signal(SIGXFSZ, before);
+    text = written(path);
+    assert_int_equal(count_of(text, "\n"), 5);
+    assert_non_null(strstr(text, " info torn suppressed=4 n=6\n"));
+    assert_non_null(strstr(text, " info torn n=7\n"));
+    assert_int_equal(text[file.st_size + 20], '\n');
+    assert_int_equal(text[file.st_size + 31], '\n');
+    assert_null(strstr(text, "\n\n"));
+    free(text);
 }
 
 int main(void)
@@ -284,9 +476,15 @@ int main(void)
         cmocka_unit_test(json_lines_parse_and_keep_numbers),
         cmocka_unit_test(long_lines_are_cut_but_stay_whole),
         cmocka_unit_test(a_burst_is_limited_and_says_so_afterwards),
+        cmocka_unit_test(each_reason_has_a_burst_of_its_own),
+        cmocka_unit_test(the_tick_tells_what_nobody_else_will),
+        cmocka_unit_test(the_end_tells_all),
+        cmocka_unit_test(causes_without_end_are_limited_together),
         cmocka_unit_test(reopening_follows_a_rename),
         cmocka_unit_test(threads_do_not_mix_their_lines),
         cmocka_unit_test(a_full_pipe_loses_lines_and_holds_up_nobody),
+        cmocka_unit_test(a_pipe_that_nobody_reads_is_not_waited_for),
+        cmocka_unit_test(a_line_after_a_torn_one_begins_on_its_own),
     };
     int result;
 

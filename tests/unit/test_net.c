@@ -361,12 +361,20 @@ static void stopping_ends_what_is_not_upgraded(void **state)
 {
     struct fixture *f = *state;
     struct buf out = BUF_INIT;
-    int ws = open_ws(f), half = dial(f);
+    static const char request[] = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    int ws = open_ws(f), half = dial(f), fresh = dial(f);
     say(half, "GET / HT", 8);
-    WAIT_FOR(f, net_count(f->net) == 2);
+    WAIT_FOR(f, net_count(f->net) == 3);
     net_stop_listening(f->net);
     net_stop_listening(f->net);
+    say(fresh, request, sizeof(request) - 1);
+    WAIT_FOR(f, ended(fresh, &out));
+    assert_memory_equal(out.data, "HTTP/1.1 200 ", 13);
+    assert_non_null(strstr(out.data, "\r\nConnection: close\r\n"));
+    close(fresh);
+    out.length = 0;
     WAIT_FOR(f, ended(half, &out));
+    assert_memory_equal(out.data, "HTTP/1.1 408 ", 13);
     close(half);
     WAIT_FOR(f, net_count(f->net) == 1);
     say(ws, "\x81\x81\0\0\0\0x", 7);

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "chatd/clock.h"
 #include "net/outq.h"
 
 struct fixture {
@@ -152,6 +153,99 @@ static void only_a_frame_that_is_under_way_survives_a_drop(void **state)
     assert_int_equal(f->queue.bytes, 0);
 }
 
+/* One frame with `count` messages of `length` bytes, received `age_us` ago and each a microsecond later. */
+static void push_messages(struct outq *queue, unsigned count, size_t length, int64_t age_us)
+{
+    struct frame *frame = frame_new(count * length);
+    int64_t received_us = clock_wall_us() - age_us;
+    char byte = 'm';
+
+    for (unsigned i = 0; i < count; i++) {
+        for (size_t k = 0; k < length; k++)
+            frame_add(frame, &byte, 1);
+        frame_stamp(frame, received_us + i);
+    }
+    outq_push(queue, frame);
+    frame_unref(frame);
+}
+
+static uint64_t latencies(const struct outq_tally *tally)
+{
+    uint64_t sum = 0;
+
+    for (unsigned i = 0; i < METRICS_BUCKETS; i++)
+        sum += tally->latencies[i];
+    return sum;
+}
+
+static void messages_count_with_the_write_of_their_last_byte(void **state)
+{
+    struct fixture *f = *state;
+    unsigned minute = METRICS_BUCKETS - 1, hundred_ms = metrics_bucket(130000);
+
+    push(&f->queue, "presence", 8);
+    push_messages(&f->queue, 3, 10, 60000000);
+    push_messages(&f->queue, 2, 10, 130000);
+    push_messages(&f->queue, 1, 10, -5000000); /* the publisher's clock is ahead */
+    assert_int_equal(outq_write(&f->queue, f->here, &f->tally), 0);
+    assert_int_equal(f->tally.deliveries, 6);
+    assert_int_equal(f->tally.latencies[minute], 3);
+    assert_int_equal(f->tally.latencies[hundred_ms], 2);
+    assert_int_equal(f->tally.latencies[0], 1);
+    assert_in_range(f->tally.latency_us, 3 * 60000000 + 2 * 130000 - 10, 3 * 60000000 + 2 * 130000 + 600000);
+}
+
+static void messages_of_one_frame_may_fall_into_several_buckets(void **state)
+{
+    struct fixture *f = *state;
+    struct frame *frame = frame_new(3);
+    int64_t now_us = clock_wall_us(), ages[] = {20000000, 180000, -1000000};
+
+    for (unsigned i = 0; i < 3; i++) {
+        frame_add(frame, "m", 1);
+        frame_stamp(frame, now_us - ages[i]);
+    }
+    outq_push(&f->queue, frame);
+    frame_unref(frame);
+    assert_int_equal(outq_write(&f->queue, f->here, &f->tally), 0);
+    assert_int_equal(f->tally.deliveries, 3);
+    assert_int_equal(f->tally.latencies[METRICS_BUCKETS - 1], 1);
+    assert_int_equal(f->tally.latencies[metrics_bucket(180000)], 1);
+    assert_int_equal(f->tally.latencies[0], 1);
+    assert_in_range(f->tally.latency_us, 20180000, 20180000 + 600000);
+}
+
+static void what_is_cut_short_counts_up_to_the_last_whole_message(void **state)
+{
+    struct fixture *f = *state;
+    const size_t length = 1000;
+    char sink[4096];
+    ssize_t got;
+
+    push_messages(&f->queue, 2000, length, 5000);
+    assert_int_equal(outq_write(&f->queue, f->here, &f->tally), 1);
+    assert_in_range(f->tally.bytes, 1, 2000 * length - 1);
+    assert_int_equal(f->tally.deliveries, f->tally.bytes / length);
+    while (f->queue.count > 0) {
+        got = read(f->there, sink, sizeof(sink));
+        assert_true(got > 0);
+        assert_in_range(outq_write(&f->queue, f->here, &f->tally), 0, 1);
+        assert_int_equal(f->tally.deliveries, f->tally.bytes / length);
+    }
+    assert_int_equal(f->tally.deliveries, 2000);
+    assert_int_equal(latencies(&f->tally), 2000);
+}
+
+static void what_is_dropped_does_not_count(void **state)
+{
+    struct fixture *f = *state;
+
+    push_messages(&f->queue, 5, 10, 0);
+    outq_clear(&f->queue);
+    assert_int_equal(outq_write(&f->queue, f->here, &f->tally), 0);
+    assert_int_equal(f->tally.deliveries, 0);
+}
+
 static void the_queue_is_small(void **state)
 {
     (void)state;
@@ -166,6 +260,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(short_writes_lose_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(a_gone_peer_is_an_error_and_no_signal, setup, teardown),
         cmocka_unit_test_setup_teardown(only_a_frame_that_is_under_way_survives_a_drop, setup, teardown),
+        cmocka_unit_test_setup_teardown(messages_count_with_the_write_of_their_last_byte, setup, teardown),
+        cmocka_unit_test_setup_teardown(messages_of_one_frame_may_fall_into_several_buckets, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_is_cut_short_counts_up_to_the_last_whole_message, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(what_is_dropped_does_not_count, setup, teardown),
         cmocka_unit_test(the_queue_is_small),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

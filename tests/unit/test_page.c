@@ -134,6 +134,22 @@ static void test_newest_are_those_that_fit(void **state)
     page_deinit(&page);
 }
 
+static void test_a_stamp_goes_with_its_entry(void **state)
+{
+    struct page page = PAGE_INIT, tail = PAGE_INIT;
+
+    (void)state;
+    page_add(&tail, 2, "{2}", 3);
+    page_stamp(&tail, 22);
+    page_add(&tail, 1, "{1}", 3);
+    page_reverse(&tail);
+    page_append(&page, &tail);
+    assert_int_equal(page.entries[0].received_us, 0);
+    assert_int_equal(page.entries[1].received_us, 22);
+    page_deinit(&page);
+    page_deinit(&tail);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -142,6 +158,7 @@ int main(void)
         cmocka_unit_test(test_append_leaves_out_what_is_there),
         cmocka_unit_test(test_clear_keeps_memory_and_forgets_the_rest),
         cmocka_unit_test(test_newest_are_those_that_fit),
+        cmocka_unit_test(test_a_stamp_goes_with_its_entry),
         cmocka_unit_test(test_json_is_a_list_from_any_entry_on),
     };
 

@@ -159,6 +159,18 @@ static void test_the_answers_bytes(void **state)
     buf_deinit(&out);
 }
 
+static void test_an_event_tells_its_time(void **state)
+{
+    static const char event[] =
+        "{\"type\":\"message\",\"room\":\"r\",\"seq\":7,\"time\":1790000000123,\"text\":\",\\\"time\\\":1\"}";
+    static const char typing[] = "{\"type\":\"typing\"}";
+
+    (void)state;
+    assert_int_equal(proto_message_time((struct text){event, strlen(event)}), 1790000000123);
+    assert_int_equal(proto_message_time((struct text){typing, strlen(typing)}), 0);
+    assert_int_equal(proto_message_time((struct text){event, strlen(event) - 36}), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +179,7 @@ int main(void)
         cmocka_unit_test(test_an_id_is_any_number_or_string),
         cmocka_unit_test(test_a_command_holds_what_was_said),
         cmocka_unit_test(test_the_answers_bytes),
+        cmocka_unit_test(test_an_event_tells_its_time),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -374,6 +374,54 @@ static void test_a_writer_that_hangs_shows_once_something_waits_for_it(void **st
     ring_writer_unlock(ring);
 }
 
+static void test_messages_that_wait_are_counted_without_the_events_between_them(void **state)
+{
+    struct ring *ring = ((struct host *)*state)->ring;
+    struct ring_append event = {
+        .kind = RING_EVENT, .room = text("r"), .user = text("ann"), .head = text("{}")};
+    struct message message;
+    uint64_t position = ring_committed(ring);
+
+    assert_int_equal(ring_waiting(ring), 0);
+    for (int i = 0; i < 3; i++) {
+        append(ring, 0, "ann", NO_KEY, 5);
+        ring_lock(ring);
+        assert_true(ring_append(ring, 0, &event) > 0);
+        ring_unlock(ring);
+    }
+    assert_int_equal(ring_waiting(ring), 3);
+    must(ring_writer_lock(ring, 0));
+    for (unsigned left = 3; left > 0; left--) {
+        must(ring_next(ring, &position, &message));
+        ring_commit(ring, position);
+        assert_int_equal(ring_waiting(ring), left - 1);
+    }
+    ring_commit(ring, ring_head(ring));
+    assert_int_equal(ring_waiting(ring), 0);
+    for (unsigned turn = 0; ring_head(ring) < 3 * ring->header->size; turn++) {
+        append(ring, 0, "ann", NO_KEY, 500 + turn % 400);
+        assert_int_equal(ring_waiting(ring), 1);
+        ring_commit(ring, ring_head(ring));
+    }
+    ring_writer_unlock(ring);
+}
+
+static void test_one_of_those_that_live_speaks_for_the_host(void **state)
+{
+    struct ring *ring = ((struct host *)*state)->ring;
+    struct ring other = *ring;
+
+    ring->header->begun = 1;
+    assert_in_range(ring_sit(ring), 0, 0);
+    other.seat = 1;
+    atomic_store(&ring->seats[1].state, RING_SEAT_TAKEN);
+    assert_true(ring_speaks(ring));
+    assert_false(ring_speaks(&other));
+    ring_stand(ring);
+    assert_true(ring_speaks(&other));
+    atomic_store(&ring->seats[1].state, RING_SEAT_FREE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -392,6 +440,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_a_writer_that_dies_at_any_instruction_of_it_republishes_once,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_kick_is_never_lost, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_messages_that_wait_are_counted_without_the_events_between_them,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_one_of_those_that_live_speaks_for_the_host, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_waiting_ends_by_time_by_a_kick_and_at_once_when_there_is_work,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_who_awaits_a_commit_gets_one_datagram, set_up, tear_down),

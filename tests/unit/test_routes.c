@@ -16,7 +16,7 @@ struct conn {
     int answers;
     int status;
     char type[64];
-    char headers[512];
+    char headers[1024];
     json_t *json; /* NULL when the body is none */
     size_t length;
 };
@@ -26,10 +26,16 @@ void http_respond(struct conn *conn, int status, const char *type, const char *h
 {
     conn->answers++;
     conn->status = status;
-    snprintf(conn->type, sizeof(conn->type), "%s", type);
+    snprintf(conn->type, sizeof(conn->type), "%s", type != NULL ? type : "");
     snprintf(conn->headers, sizeof(conn->headers), "%s", headers != NULL ? headers : "");
     conn->json = json_loadb(body, length, JSON_REJECT_DUPLICATES, NULL);
     conn->length = length;
+}
+
+void http_respond_plain(struct conn *conn, int status, const char *type, const char *headers,
+                        const void *body, size_t length)
+{
+    http_respond(conn, status, type, headers, body, length);
 }
 
 void http_respond_error(struct conn *conn, int status, const char *headers, const char *code,
@@ -175,7 +181,12 @@ static int setup(void **state)
     world->config.history_limit = 100;
     world->bus.ops = &bus_ops;
     world->store.ops = &store_ops;
-    world->routes = (struct routes){&world->config, world->metrics, &world->bus, &world->store, NULL, false};
+    world->routes = (struct routes){.config = &world->config,
+                                    .metrics = world->metrics,
+                                    .bus = &world->bus,
+                                    .store = &world->store};
+    health_init(&world->routes.health, &world->config, world->metrics, &world->bus, &world->store);
+    health_enter(&world->routes.health, HEALTH_SERVING);
     *state = world;
     return 0;
 }
@@ -186,19 +197,32 @@ static int teardown(void **state)
 
     assert_null(world->routes.lookups);
     json_decref(world->conn.json);
+    routes_deinit(&world->routes);
     free(world);
     return 0;
 }
 
-static int ask(struct world *world, const char *method, const char *path, const char *query)
+/* With one header more, unless its name is NULL. */
+static int ask_with(struct world *world, const char *method, const char *path, const char *query,
+                    const char *name, const char *value)
 {
-    struct http_request request = {.method = method, .path = path, .query = query, .body = ""};
+    struct http_request request = {.method = method,
+                                   .path = path,
+                                   .query = query,
+                                   .body = "",
+                                   .header_count = name != NULL,
+                                   .headers = {{name, value}}};
 
     json_decref(world->conn.json);
     world->conn = (struct conn){0};
     world->asked[0] = '\0';
     routes_request(&world->routes, &world->conn, &request);
     return world->conn.status;
+}
+
+static int ask(struct world *world, const char *method, const char *path, const char *query)
+{
+    return ask_with(world, method, path, query, NULL, NULL);
 }
 
 static const char *error_part(const struct world *world, const char *name)
@@ -231,14 +255,17 @@ static void test_paths_mean_what_the_protocol_says(void **state)
     } paths[] = {
         {"/", ROUTE_STATIC, ""}, {"/index.html", ROUTE_STATIC, ""}, {"/chat.css", ROUTE_STATIC, ""},
         {"/chat.js", ROUTE_STATIC, ""}, {"/client.js", ROUTE_STATIC, ""}, {"/health", ROUTE_HEALTH, ""},
-        {"/metrics", ROUTE_METRICS, ""}, {"/ws", ROUTE_WS, ""}, {"/api/rooms", ROUTE_ROOMS, ""},
+        {"/health/live", ROUTE_LIVE, ""}, {"/health/ready", ROUTE_READY, ""},
+        {"/health/lives", ROUTE_NONE, ""},
+        {"/metrics", ROUTE_METRICS, ""}, {"/alerts", ROUTE_ALERTS, ""}, {"/ws", ROUTE_WS, ""},
+        {"/api/rooms", ROUTE_ROOMS, ""},
         {"/api/rooms/a/messages", ROUTE_MESSAGES, "a"},
         {"/api/rooms/a%20b/members", ROUTE_MEMBERS, "a%20b"},
         {"/api/rooms//messages", ROUTE_MESSAGES, ""},
         {"/api/rooms/messages/members", ROUTE_MEMBERS, "messages"}, {"", ROUTE_NONE, ""},
         {"*", ROUTE_NONE, ""}, {"//", ROUTE_NONE, ""}, {"/health/", ROUTE_NONE, ""},
         {"/Health", ROUTE_NONE, ""}, {"/ws/", ROUTE_NONE, ""}, {"/api", ROUTE_NONE, ""},
-        {"/alerts", ROUTE_NONE, ""}, {"/../etc/passwd", ROUTE_NONE, ""}, {"/%68ealth", ROUTE_NONE, ""},
+        {"/alarms", ROUTE_NONE, ""}, {"/../etc/passwd", ROUTE_NONE, ""}, {"/%68ealth", ROUTE_NONE, ""},
         {"/api/rooms/", ROUTE_NONE, ""}, {"/api/rooms/a", ROUTE_NONE, "a"},
         {"/api/rooms/a/", ROUTE_NONE, "a"}, {"/api/rooms/messages", ROUTE_NONE, "messages"},
         {"/api/rooms/a/messages/", ROUTE_NONE, "a"}, {"/api/rooms/a/b/messages", ROUTE_NONE, "a"},
@@ -257,26 +284,171 @@ static void test_paths_mean_what_the_protocol_says(void **state)
 
 static void test_other_paths_are_404_whatever_the_method(void **state)
 {
-    assert_int_equal(ask(*state, "GET", "/alerts", ""), 404);
+    assert_int_equal(ask(*state, "GET", "/alarms", ""), 404);
     assert_string_equal(error_code(*state), "not_found");
     assert_int_equal(ask(*state, "POST", "/nothing", ""), 404);
 }
 
 static void test_other_methods_are_405_with_allow(void **state)
 {
-    static const char *const paths[] = {"/", "/chat.js", "/health", "/metrics", "/api/rooms", "/ws",
+    static const char *const paths[] = {"/", "/chat.js", "/health", "/health/live", "/health/ready",
+                                        "/metrics", "/alerts", "/api/rooms", "/ws",
                                         "/api/rooms/a/messages", "/api/rooms/a/members"};
-    static const char *const methods[] = {"POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get"};
+    static const char *const methods[] = {"POST", "PUT", "DELETE", "TRACE", "CONNECT", "PATCH", "get"};
     struct world *world = *state;
 
     for (size_t i = 0; i < sizeof(paths) / sizeof(*paths); i++) {
         for (size_t k = 0; k < sizeof(methods) / sizeof(*methods); k++) {
             assert_int_equal(ask(world, methods[k], paths[i], ""), 405);
             assert_string_equal(error_code(world), "method_not_allowed");
-            assert_non_null(strstr(world->conn.headers, "Allow: GET, HEAD\r\n"));
+            assert_non_null(strstr(world->conn.headers, "Allow: GET, HEAD, OPTIONS\r\n"));
             assert_int_equal(world->conn.answers, 1);
         }
+        assert_int_equal(ask(world, "OPTIONS", paths[i], ""), 204);
+        assert_string_equal(world->conn.headers, "Allow: GET, HEAD, OPTIONS\r\n");
+        assert_int_equal(world->conn.length, 0);
     }
+}
+
+static void test_options_of_everything_is_204_but_of_nothing_404(void **state)
+{
+    assert_int_equal(ask(*state, "OPTIONS", "*", ""), 204);
+    assert_int_equal(ask(*state, "OPTIONS", "/nothing", ""), 404);
+    assert_int_equal(ask(*state, "GET", "*", ""), 404);
+}
+
+/* The value of a header among those of the last answer; empty without it. */
+static const char *header(const struct world *world, const char *name)
+{
+    static char value[128];
+    const char *at = strstr(world->conn.headers, name);
+
+    value[0] = '\0';
+    if (at != NULL)
+        snprintf(value, sizeof(value), "%.*s", (int)strcspn(at + strlen(name), "\r"), at + strlen(name));
+    return value;
+}
+
+static void test_a_file_has_a_tag_for_each_form_and_is_304_for_who_has_it(void **state)
+{
+    static const char *const known[] = {"%s", "W/%s", "\"x\", %s", "\"a,b\" , W/%s,\"y\"", "*", " %s "};
+    static const char *const unknown[] = {"\"x\"", "", "x%.0s", "\"%s\"", "w/%s", "%s-", ",,,"};
+    struct world *world = *state;
+    char plain[128], list[300];
+    int64_t packed;
+    size_t length;
+
+    assert_int_equal(ask(world, "GET", "/chat.js", ""), 200);
+    packed = metrics_get(metrics_mine, http_compressed_bytes_total);
+    snprintf(plain, sizeof(plain), "%s", header(world, "ETag: "));
+    length = world->conn.length;
+    assert_true(strlen(plain) > 10 && plain[0] == '"');
+    assert_string_equal(header(world, "Vary: "), "Accept-Encoding");
+    assert_string_equal(header(world, "Content-Encoding: "), "");
+    assert_int_equal(ask_with(world, "GET", "/chat.js", "", "accept-encoding", "gzip"), 200);
+    assert_string_equal(header(world, "Content-Encoding: "), "gzip");
+    assert_string_not_equal(header(world, "ETag: "), plain);
+    assert_true(world->conn.length < length / 2);
+    packed += (int64_t)world->conn.length;
+    assert_int_equal(ask_with(world, "HEAD", "/chat.js", "", "accept-encoding", "gzip"), 200);
+    assert_int_equal(metrics_get(metrics_mine, http_compressed_bytes_total), packed);
+    assert_int_equal(ask(world, "GET", "/chat.css", ""), 200);
+    assert_string_not_equal(header(world, "ETag: "), plain);
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
+        snprintf(list, sizeof(list), known[i], plain);
+        assert_int_equal(ask_with(world, "GET", "/chat.js", "", "if-none-match", list), 304);
+        assert_string_equal(header(world, "ETag: "), plain);
+        assert_string_equal(header(world, "Vary: "), "Accept-Encoding");
+        assert_string_equal(header(world, "Cache-Control: "), "no-cache");
+        assert_int_equal(world->conn.length, 0);
+        assert_string_equal(world->conn.type, "");
+    }
+    for (size_t i = 0; i < sizeof(unknown) / sizeof(*unknown); i++) {
+        snprintf(list, sizeof(list), unknown[i], plain);
+        assert_int_equal(ask_with(world, "GET", "/chat.js", "", "if-none-match", list), 200);
+    }
+#pragma GCC diagnostic pop
+}
+
+static void test_metrics_come_in_the_form_that_accept_names(void **state)
+{
+    static const char *const types[] = {"application/json", "text/plain; version=0.0.4; charset=utf-8",
+                                        "application/openmetrics-text; version=1.0.0; charset=utf-8"};
+    enum { JSON, TEXT, OPEN };
+    static const struct {
+        const char *accept;
+        int form;
+    } cases[] = {
+        {"*/*", JSON},
+        {"", JSON},
+        {"application/json", JSON},
+        {"application/*", JSON},
+        {"image/png", JSON},
+        {"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", JSON},
+        {"text/plain", TEXT},
+        {"TEXT/Plain ; Q=0.5 , */*;q=0.5", TEXT},
+        {"text/*", TEXT},
+        {"text/plain;version=0.0.4", TEXT},
+        {"text/plain;version=\"0.0.4\";charset=utf-8", TEXT},
+        {"text/plain;version=1.0.0", JSON},
+        {"text/plain;q=0", JSON},
+        {"text/plain;q=0.0,*/*", JSON},
+        {"text/plain;q=0.2,application/json;q=0.3", JSON},
+        {"text/plain;q=0.301,application/json;q=0.3", TEXT},
+        {"application/json;q=0,*/*", TEXT},
+        {"application/json;q=0,text/*;q=0,*/*;q=0.1", OPEN},
+        {"application/openmetrics-text", OPEN},
+        {"application/openmetrics-text; version=1.0.0; charset=utf-8", OPEN},
+        {"application/openmetrics-text;version=0.0.1", JSON},
+        {"application/openmetrics-text;version=0.0.1,text/plain;q=0.1", TEXT},
+        /* Prometheus 2 and 3 */
+        {"application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
+         "text/plain;version=0.0.4;q=0.3,*/*;q=0.2", OPEN},
+        {"application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+         "application/openmetrics-text;version=0.0.1;q=0.5,"
+         "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+         "text/plain;version=0.0.4;q=0.3,*/*;q=0.2", OPEN},
+        {"text/plain;version=0.0.4;q=1,*/*;q=0.1", TEXT},
+        /* Not well-formed: as if it were not there */
+        {"text/plain;q=NaN", JSON},
+        {"text/plain;q=", JSON},
+        {"text/plain;q=1.001", JSON},
+        {"text/plain;q=0.5000", JSON},
+        {"text/plain;q=-1", JSON},
+        {"text/plain;q=inf,text/plain;q=0.1", TEXT},
+        {",,,;;;,/,;q=1,q=1,\"text/plain", JSON},
+        {"\"text/plain, \\\"\",text/plain", TEXT},
+        {"*", JSON},
+        {"text", JSON},
+        {"text/", JSON},
+        {"text/*x", JSON},
+    };
+    struct world *world = *state;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        assert_int_equal(ask_with(world, "GET", "/metrics", "", "accept", cases[i].accept), 200);
+        if (strcmp(world->conn.type, types[cases[i].form]) != 0)
+            fail_msg("%s gives %s", cases[i].accept, world->conn.type);
+        assert_string_equal(header(world, "Vary: "), "Accept");
+        assert_string_equal(header(world, "Cache-Control: "), "no-store");
+        assert_int_equal(world->conn.json != NULL, cases[i].form == JSON);
+    }
+}
+
+static void test_what_early_askers_may_ask(void **state)
+{
+    static const char *const early[] = {"/health", "/health/live", "/health/ready", "/metrics",
+                                        "/alerts"};
+    static const char *const late[] = {"/", "/ws", "/api/rooms", "/api/rooms/a/members", "/nothing"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(early) / sizeof(*early); i++)
+        assert_true(routes_early(&(struct http_request){.path = early[i]}));
+    for (size_t i = 0; i < sizeof(late) / sizeof(*late); i++)
+        assert_false(routes_early(&(struct http_request){.path = late[i]}));
 }
 
 static void test_the_page_has_its_types_and_its_policy(void **state)
@@ -306,8 +478,10 @@ static void test_health_and_metrics_are_json_and_not_cached(void **state)
     assert_int_equal(ask(world, "GET", "/health", ""), 200);
     assert_string_equal(world->conn.type, "application/json");
     assert_non_null(strstr(world->conn.headers, "Cache-Control: no-store\r\n"));
-    world->routes.draining = true;
+    health_enter(&world->routes.health, HEALTH_DRAINING);
     assert_int_equal(ask(world, "HEAD", "/health", ""), 503);
+    assert_int_equal(ask(world, "GET", "/health/ready", ""), 503);
+    assert_int_equal(ask(world, "GET", "/health/live", ""), 200);
     world->status = STORE_FAILED;
     assert_int_equal(ask(world, "GET", "/health", ""), 503);
     assert_int_equal(ask(world, "GET", "/metrics", ""), 200);
@@ -331,7 +505,7 @@ static void test_upgrades_only_at_ws_and_not_while_draining(void **state)
     const char *code = NULL, *message = NULL;
 
     assert_int_equal(routes_upgrade(&world->routes, &request, &code, &message), 0);
-    world->routes.draining = true;
+    health_enter(&world->routes.health, HEALTH_DRAINING);
     assert_int_equal(routes_upgrade(&world->routes, &request, &code, &message), 503);
     assert_string_equal(code, "unavailable");
     request.path = "/health";
@@ -485,6 +659,10 @@ int main(void)
         TEST(test_paths_mean_what_the_protocol_says),
         TEST(test_other_paths_are_404_whatever_the_method),
         TEST(test_other_methods_are_405_with_allow),
+        TEST(test_options_of_everything_is_204_but_of_nothing_404),
+        TEST(test_a_file_has_a_tag_for_each_form_and_is_304_for_who_has_it),
+        TEST(test_metrics_come_in_the_form_that_accept_names),
+        TEST(test_what_early_askers_may_ask),
         TEST(test_the_page_has_its_types_and_its_policy),
         TEST(test_health_and_metrics_are_json_and_not_cached),
         TEST(test_ws_without_an_upgrade_is_426),

@@ -1,4 +1,5 @@
 /* test_store_mongo.c - with Redis: what is acked is stored, once, under one number, whatever MongoDB does. */
+#include "chatd/metrics.h"
 #include "mongo_host.h"
 
 enum { MANY = 500 };
@@ -64,6 +65,7 @@ static void test_keys_are_compared_as_bytes(void **state)
 
 static void test_duplicates_are_settled_by_number_and_key(void **state)
 {
+    int64_t rows = metrics_get(metrics_mine, store_rows_total);
     struct message first, other_number, taken, keyless;
     struct host host;
 
@@ -86,6 +88,7 @@ static void test_duplicates_are_settled_by_number_and_key(void **state)
     keyless.seq = 13; /* published again after all */
     assert_answer(commit(&host, &keyless), STORE_OK, 12);
     assert_int_equal(count_documents(&host, "messages"), 2);
+    assert_int_equal(metrics_get(metrics_mine, store_rows_total) - rows, 2);
     host_close(&host);
 }
 

@@ -21,6 +21,7 @@
 #include "bus/ring_layout.h"
 #include "chatd/bus_log.h"
 #include "chatd/clock.h"
+#include "chatd/config.h"
 #include "chatd/store_sqlite.h"
 #include "store/sqlite_batch.h"
 
@@ -37,6 +38,7 @@ struct host {
     uv_timer_t tick;
     struct bus *bus;
     struct store *store; /* NULL before start_store */
+    struct config config;
 };
 
 struct answer {
@@ -92,6 +94,7 @@ static void open_host(struct host *host, const char *dir)
     char error[RING_ERROR_MAX] = "";
 
     memset(host, 0, sizeof(*host));
+    config_defaults(&host->config);
     snprintf(host->dir, sizeof(host->dir), "%s", dir != NULL ? dir : "/tmp/chatd-store-XXXXXX");
     if (dir == NULL)
         assert_non_null(mkdtemp(host->dir));
@@ -109,7 +112,7 @@ static void start_store(struct host *host)
     const struct bus_handler handler = {
         NULL, ignore_record, ignore_event, ignore_lost, ignore_gone, ignore_orphan};
 
-    assert_int_equal(store_sqlite_new(&host->store, &host->loop, host->ring, host->dir), 0);
+    assert_int_equal(store_sqlite_new(&host->store, &host->loop, host->ring, host->dir, &host->config), 0);
     assert_int_equal(
         bus_log_new(&host->bus, &host->loop, host->ring, &handler, store_sqlite_on_committed, host->store),
         0);

@@ -3,10 +3,12 @@
 -- that is new.
 --
 -- KEYS  1 room  2 window  3 keys0  4 keys1  5 pending
--- ARGV  1 life  2 name of the room  3 uid  4 field in keys  5 NUL user NUL key  6 head  7 tail
+-- ARGV  1 life  2 name of the room  3 uid  4 field in keys  5 NUL user NUL key
+--       6 time of receipt (us), a space, head  7 tail
 --       8 mode: 0; 1 no number for what is unknown here, the store is to be asked; 2 it has been asked
 --       9 instead_of, or empty  10 PUBLISH or SPUBLISH  11 channel
 --       12 window_messages  13 retry_window, window_ttl and REDIS_ROOM_TTL_MS (ms), with spaces
+--       14 the number it has, or 0
 -- Answer: {status (enum bus_status)}, with 0 also number and time, with 1 number, header and payload of the
 -- record.
 --
@@ -65,9 +67,11 @@ if held then
             end
             return {DUPLICATE, tonumber(held), header, payload}
         end
-        -- Cut off the window. Its publisher may be about to store it; a second one would be one too many.
+        -- Cut off the window. Its publisher may be about to store it; a second one would be one too many. But who
+        -- knows its number and has the message (from a spool, or a dead worker's) stores that very one.
         if since then
-            return field:byte(1) == 0 and {OK, tonumber(held), tonumber(since)} or {FULL}
+            local same = field:byte(1) == 0 or held == ARGV[14]
+            return same and {OK, tonumber(held), tonumber(since)} or {FULL}
         end
         return mode ~= '2' and {NOT_FOUND} or nil
     end

@@ -1,5 +1,5 @@
-/* store_thread.c - how the store's threads are started. */
-#include "store_thread.h"
+/* thread.c - threads, waits, and locks between processes. */
+#include "chatd/thread.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -10,7 +10,7 @@
 /* SQLite's parser takes a few tens of KB, the resolver and TLS below mongoc more. */
 enum { THREAD_STACK = 512 * 1024 };
 
-int store_thread_start(pthread_t *thread, void *(*run)(void *arg), void *arg)
+int thread_start(pthread_t *thread, void *(*run)(void *arg), void *arg)
 {
     pthread_attr_t attributes;
     sigset_t all, before;
@@ -26,7 +26,7 @@ int store_thread_start(pthread_t *thread, void *(*run)(void *arg), void *arg)
     return -error;
 }
 
-void store_thread_cond_init(pthread_cond_t *cond)
+void thread_cond_init(pthread_cond_t *cond)
 {
     pthread_condattr_t attributes;
 
@@ -36,17 +36,31 @@ void store_thread_cond_init(pthread_cond_t *cond)
     pthread_condattr_destroy(&attributes);
 }
 
-void store_thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
+void thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
 {
     struct timespec until = clock_deadline(ms);
 
     pthread_cond_timedwait(cond, mutex, &until);
 }
 
-int store_thread_pause(int *pause_ms, int first_ms, int most_ms, unsigned *seed)
+int thread_pause(int *pause_ms, int first_ms, int most_ms, unsigned *seed)
 {
     int most = *pause_ms > 0 ? *pause_ms : first_ms;
 
     *pause_ms = most * 2 < most_ms ? most * 2 : most_ms;
     return most / 2 + rand_r(seed) % (most / 2 + 1);
+}
+
+int thread_mutex_init_shared(pthread_mutex_t *mutex)
+{
+    pthread_mutexattr_t attributes;
+    int error = pthread_mutexattr_init(&attributes);
+
+    if (error != 0)
+        return error;
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    error = pthread_mutex_init(mutex, &attributes);
+    pthread_mutexattr_destroy(&attributes);
+    return error;
 }
