@@ -370,6 +370,7 @@ static void stopping_ends_what_is_not_upgraded(void **state)
     say(fresh, request, sizeof(request) - 1);
     WAIT_FOR(f, ended(fresh, &out));
     assert_memory_equal(out.data, "HTTP/1.1 200 ", 13);
+    buf_add(&out, "", 1);
     assert_non_null(strstr(out.data, "\r\nConnection: close\r\n"));
     close(fresh);
     out.length = 0;
