@@ -4,6 +4,7 @@ The environment variable CHATD names the binary (build/chatd when it is not set)
 three things only: its port, its log lines and what Linux tells about its processes under /proc.
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -249,7 +250,9 @@ class Chatd:
         try:
             if self.process is not None:
                 for pid in children(self.process.pid):
-                    os.kill(pid, signal.SIGCONT)
+                    # A worker of before a reload may end in this moment.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGCONT)
                 if check:
                     self.stop()
                 else:
