@@ -113,16 +113,14 @@ void config_print(const struct config *config, FILE *out)
     }
 }
 
-/* The table again, with its headings. */
-static const struct {
-    const char *heading; /* NULL for a setting */
-    int index;
-} items[] = {
+const struct config_item config_items[] = {
 #define CONFIG_GROUP(heading) {heading, 0},
 #define CONFIG(type, name, env, def, min, max, reload, help) {NULL, CONFIG_INDEX_##name},
 #include "chatd/config.def"
 #undef CONFIG
 };
+
+const size_t config_item_count = sizeof(config_items) / sizeof(config_items[0]);
 
 static void print_example_setting(const struct config *defaults, int index, FILE *out)
 {
@@ -150,10 +148,10 @@ void config_print_example(FILE *out)
           "# may stand in double quotes. The environment variable named at a setting wins over this file.\n"
           "# A changed file is taken over by `kill -HUP` of the master; what needs a restart says so.\n",
           out);
-    for (size_t i = 0; i < sizeof(items) / sizeof(items[0]); i++) {
-        if (items[i].heading != NULL)
-            fprintf(out, "\n\n## %s\n", items[i].heading);
+    for (size_t i = 0; i < config_item_count; i++) {
+        if (config_items[i].heading != NULL)
+            fprintf(out, "\n\n## %s\n", config_items[i].heading);
         else
-            print_example_setting(&defaults, items[i].index, out);
+            print_example_setting(&defaults, config_items[i].index, out);
     }
 }

@@ -64,6 +64,15 @@ bool config_value_time(const char *text, int64_t *ms);
 bool config_value_rate(const char *text, int64_t max, struct config_rate *rate);
 void config_value_format_time(int64_t ms, char *out, size_t size);
 
+/* The table again, with its headings where they stand in it. */
+struct config_item {
+    const char *heading; /* NULL for a setting */
+    int index;
+};
+
+extern const struct config_item config_items[];
+extern const size_t config_item_count;
+
 /* Every problem in one text (CONFIG_ERROR_MAX bytes), as many as fit; the others are counted. */
 struct config_problems {
     char *text;

@@ -7,19 +7,7 @@
 #include <unistd.h>
 
 #include "chatd/clock.h"
-
-enum kind { COUNTER, GAUGE, PEAK };
-
-/* Fields that end with the process that set them. */
-static const struct {
-    enum kind kind;
-    size_t offset;
-} rows[] = {
-#define METRIC(kind, unit, name, help) {kind, offsetof(struct metrics_slot, name)},
-#include "chatd/metrics.def"
-};
-
-enum { ROW_COUNT = sizeof(rows) / sizeof(rows[0]) };
+#include "metrics_table.h"
 
 static const int64_t bounds[] = {METRICS_BOUNDS};
 
@@ -53,10 +41,11 @@ void metrics_clear(struct metrics *metrics, int worker)
 
     while (used <= worker && !atomic_compare_exchange_weak(&metrics->used, &used, worker + 1))
         continue;
-    for (int i = 0; i < ROW_COUNT; i++) {
-        if (rows[i].kind != COUNTER)
-            atomic_store_explicit((_Atomic int64_t *)((char *)slot + rows[i].offset), 0,
-                                  memory_order_relaxed);
+    for (unsigned i = 0; i < metrics_row_count; i++) {
+        const struct metrics_row *row = &metrics_rows[i];
+
+        if (row->type == METRICS_GAUGE || row->type == METRICS_PEAK)
+            atomic_store_explicit((_Atomic int64_t *)((char *)slot + row->offset), 0, memory_order_relaxed);
     }
     atomic_store(&slot->ready, 0);
     atomic_store(&slot->draining, 0);
@@ -83,22 +72,17 @@ static int find_word(const char *const *words, int other, const char *code)
 
 enum metrics_error metrics_error_of(const char *code)
 {
-    static const char *const words[] = {
-#define ERROR_WORD(word) #word,
-#include "chatd/labels.def"
-    };
-
-    return (enum metrics_error)find_word(words, METRICS_ERROR_other, code);
+    return (enum metrics_error)find_word(metrics_words_ERROR, METRICS_ERROR_other, code);
 }
 
 enum metrics_refusal metrics_refusal_of(const char *code)
 {
-    static const char *const words[] = {
-#define REFUSAL_WORD(word) #word,
-#include "chatd/labels.def"
-    };
+    return (enum metrics_refusal)find_word(metrics_words_REFUSAL, METRICS_REFUSAL_other, code);
+}
 
-    return (enum metrics_refusal)find_word(words, METRICS_REFUSAL_other, code);
+int64_t metrics_bound(unsigned bucket)
+{
+    return bounds[bucket];
 }
 
 unsigned metrics_bucket(int64_t us)

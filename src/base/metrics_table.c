@@ -3,22 +3,22 @@
 
 #include <stdlib.h>
 
-static const char *const words_ERROR[] = {
+const char *const metrics_words_ERROR[] = {
 #define ERROR_WORD(word) #word,
 #include "chatd/labels.def"
 };
 
-static const char *const words_REFUSAL[] = {
+const char *const metrics_words_REFUSAL[] = {
 #define REFUSAL_WORD(word) #word,
 #include "chatd/labels.def"
 };
 
-static const char *const words_LIMIT[] = {
+static const char *const metrics_words_LIMIT[] = {
 #define LIMIT_WORD(word) #word,
 #include "chatd/labels.def"
 };
 
-static const char *const words_CLOSE[] = {
+static const char *const metrics_words_CLOSE[] = {
 #define CLOSE(name, code, word) word,
 #include "chatd/close_reasons.def"
 #undef CLOSE
@@ -31,7 +31,7 @@ const struct metrics_row metrics_rows[] = {
 #define METRIC(kind, unit, name, help) \
     {METRICS_##kind, unit, offsetof(struct metrics_slot, name), #name, help, NULL, NULL, 0},
 #define FAMILY(list, label, name, help)                                                              \
-    {METRICS_FAMILY, false,  offsetof(struct metrics_slot, name), #name, help, #label, words_##list, \
+    {METRICS_FAMILY, false,  offsetof(struct metrics_slot, name), #name, help, #label, metrics_words_##list, \
      METRICS_##list##_COUNT},
 #define HISTOGRAM(name, help) \
     {METRICS_HISTOGRAM, true, offsetof(struct metrics_slot, name), #name, help, NULL, NULL, 0},
@@ -39,13 +39,6 @@ const struct metrics_row metrics_rows[] = {
 };
 
 const unsigned metrics_row_count = sizeof(metrics_rows) / sizeof(metrics_rows[0]);
-
-int64_t metrics_bound(unsigned bucket)
-{
-    static const int64_t bounds[] = {METRICS_BOUNDS};
-
-    return bounds[bucket];
-}
 
 int64_t metrics_row_of(const struct metrics_slot *slot, const struct metrics_row *row)
 {

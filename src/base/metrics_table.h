@@ -22,6 +22,9 @@ struct metrics_row {
 extern const struct metrics_row metrics_rows[];
 extern const unsigned metrics_row_count;
 
+/* Of the lists that codes are looked up in. */
+extern const char *const metrics_words_ERROR[], *const metrics_words_REFUSAL[];
+
 /* The upper bound of a bucket that has one. */
 int64_t metrics_bound(unsigned bucket);
 

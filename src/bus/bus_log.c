@@ -263,14 +263,7 @@ static void log_leave(struct bus *bus, struct text room, struct text user)
 
 static uint32_t log_count(struct bus *bus, struct text room)
 {
-    struct ring *ring = self(bus)->ring;
-    uint32_t row, members;
-
-    ring_lock(ring);
-    row = roster_find(ring, room);
-    members = row == RING_NONE ? 0 : ring->rooms[row].members;
-    ring_unlock(ring);
-    return members;
+    return ring_members(self(bus)->ring, room);
 }
 
 static void log_members(struct bus *bus, struct text room, uint32_t limit,

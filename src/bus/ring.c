@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "chatd/log.h"
+#include "chatd/thread.h"
 #include "ring_layout.h"
 
 enum { PAGE = 4096 };
@@ -76,21 +77,11 @@ static void set_views(struct ring *ring, char *base, const struct plan *p)
     ring->mapped = p->total;
 }
 
-static void make_robust(pthread_mutex_t *mutex)
-{
-    pthread_mutexattr_t attributes;
-
-    pthread_mutexattr_init(&attributes);
-    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-    pthread_mutex_init(mutex, &attributes);
-    pthread_mutexattr_destroy(&attributes);
-}
-
 /* A ring begins at position `size`, not 0, so that 0 can mean "none" everywhere. */
 static int fill_new(struct ring *ring, const struct plan *p, const uint8_t store_id[RING_ID_SIZE])
 {
     struct ring_header *h = ring->header;
+    int error;
 
     if (!ring_reserve(ring, h, p->inboxes_at) || !ring_reserve(ring, ring->records, p->size))
         return -ENOSPC;
@@ -101,11 +92,15 @@ static int fill_new(struct ring *ring, const struct plan *p, const uint8_t store
     if (getrandom(&h->hash_seed, sizeof(h->hash_seed), 0) < 0)
         return -errno;
     memcpy(h->store_id, store_id, RING_ID_SIZE);
-    make_robust(&h->lock);
-    make_robust(&h->writer);
-    make_robust(&h->report_lock);
-    for (int i = 0; i < RING_ATTACH_MAX; i++)
-        make_robust(&ring->seats[i].life);
+    error = thread_mutex_init_shared(&h->lock);
+    if (error == 0)
+        error = thread_mutex_init_shared(&h->writer);
+    if (error == 0)
+        error = thread_mutex_init_shared(&h->report_lock);
+    for (int i = 0; i < RING_ATTACH_MAX && error == 0; i++)
+        error = thread_mutex_init_shared(&ring->seats[i].life);
+    if (error != 0)
+        return -error;
     h->head = h->tail = h->committed = p->size;
     h->rooms = (struct ring_rows){.capacity = (uint32_t)p->rooms, .free = RING_NONE};
     h->members = (struct ring_rows){.capacity = RING_MEMBERS_MAX, .free = RING_NONE};

@@ -5,16 +5,6 @@
 
 #include "base/config_row.h"
 
-static const struct {
-    const char *heading; /* NULL for a setting */
-    int index;
-} items[] = {
-#define CONFIG_GROUP(heading) {heading, 0},
-#define CONFIG(type, name, env, def, min, max, reload, help) {NULL, CONFIG_INDEX_##name},
-#include "chatd/config.def"
-#undef CONFIG
-};
-
 /* A line of text: what roff would take for its own is escaped. A sentence begins a line of its own (mdoc's
  * rule). */
 static void put(const char *text)
@@ -112,14 +102,14 @@ int main(void)
           "Sizes take K, M and G (powers of 1024), times ms, s, m, h and d (s when there is none).\n"
           "What stands behind each key here is its value when nobody says otherwise.\n",
           stdout);
-    for (size_t i = 0; i < sizeof(items) / sizeof(*items); i++) {
-        if (!items[i].heading) {
-            put_setting(&defaults, items[i].index);
+    for (size_t i = 0; i < config_item_count; i++) {
+        if (!config_items[i].heading) {
+            put_setting(&defaults, config_items[i].index);
             continue;
         }
         if (open)
             fputs(".El\n", stdout);
-        printf(".Ss %s\n.Bl -tag -width Ds\n", items[i].heading);
+        printf(".Ss %s\n.Bl -tag -width Ds\n", config_items[i].heading);
         open = true;
     }
     fputs(".El\n"
