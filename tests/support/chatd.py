@@ -33,7 +33,8 @@ TEST_ENV = {
 }
 
 # What the caller's environment may pass on. Settings of chatd never leak in from outside.
-PASSED_ON = ("PATH", "HOME", "LANG", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS")
+PASSED_ON = ("PATH", "HOME", "LANG", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS",
+             "MONGOC_DISABLE_SHM")
 
 # Never acceptable, whatever a test allows.
 BROKEN = re.compile(
